@@ -1,0 +1,51 @@
+"""Charge: what one call costs, item by item, each with its source and date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from otel_cost.core.model.vocabulary import Basis, Flag, Reason, Status
+
+if TYPE_CHECKING:
+    from otel_cost.core.model.money import Rate
+    from otel_cost.core.model.usage import Usage
+
+
+@dataclass(slots=True, frozen=True)
+class Item:
+    """One line of a charge. `part` groups units for dashboards: input, cache_read, cache_write, output, reasoning, fee."""
+
+    unit: str  # price-book field without its scale: "input", "cache_read", "cache_write_1h", "web_search" …
+    part: str
+    quantity: int
+    rate: Rate  # per one unit (one token, one search, one second)
+    nano: int  # this item's share of the charge's rounded total
+    source: str  # where the price was published
+    valid_from: str | None  # RFC 3339 instant, or None where the price has no known start
+
+    @property
+    def exact_usd(self) -> Fraction:
+        return self.rate.usd * self.quantity
+
+
+@dataclass(slots=True, frozen=True)
+class Charge:
+    """The price of one call, or the reason why there is none. `nano` is None unless `status` is priced."""
+
+    status: Status
+    reason: Reason | None = None
+    nano: int | None = None
+    items: tuple[Item, ...] = ()
+    usage: Usage | None = None
+    basis: Basis = Basis.UNKNOWN
+    flags: frozenset[Flag] = frozenset()
+    price_book: str = ""
+
+    @property
+    def exact_usd(self) -> Fraction | None:
+        """The sum before rounding; `price --json` alone shows it."""
+        if self.status is not Status.PRICED:
+            return None
+        return sum((item.exact_usd for item in self.items), Fraction(0))

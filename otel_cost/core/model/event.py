@@ -1,0 +1,104 @@
+"""Event: what the engine is fed, one at a time: a span, a log record or a hook call.
+
+Every event carries its tenant and receive time; all times are integer
+nanoseconds since the Unix epoch. `raw` is the sender's own encoding, which is
+what goes downstream: nothing here is ever re-encoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from otel_cost.core.model.attributes import PlainAttributes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_cost.core.model.attributes import Attributes, Value
+
+DEFAULT_TENANT: Final = "default"
+
+
+@dataclass(slots=True, eq=False)
+class Resource:
+    """Who sent it. One object is shared by everything below one resource envelope.
+
+    `envelope` is the encoded `ResourceSpans`/`ResourceLogs` without its scopes
+    (resource, schema URL, unknown fields).
+    """
+
+    attributes: Attributes = field(default_factory=PlainAttributes)
+    envelope: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """Which instrumentation library spoke. `envelope`: the encoded scope message without its records."""
+
+    name: str = ""
+    version: str = ""
+    attributes: Attributes = field(default_factory=PlainAttributes)
+    envelope: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
+class SpanEvent:
+    """A finished span. `parent_id` is empty on a root."""
+
+    tenant: str
+    received_ns: int
+    resource: Resource
+    scope: Scope
+    raw: bytes
+    trace_id: bytes
+    span_id: bytes
+    parent_id: bytes
+    name: str
+    kind: int  # opentelemetry.proto.trace.v1.Span.SpanKind
+    start_ns: int
+    end_ns: int
+    status_code: int  # 0 unset, 1 ok, 2 error
+    status_message: str
+    attributes: Attributes
+    raw_events: Sequence[bytes] = ()  # encoded Span.Event; read with `span_events`
+
+    @property
+    def is_error(self) -> bool:
+        return self.status_code == STATUS_ERROR
+
+
+@dataclass(slots=True, eq=False)
+class LogEvent:
+    """A log record. Ids are empty where the sender gave none."""
+
+    tenant: str
+    received_ns: int
+    resource: Resource
+    scope: Scope
+    raw: bytes
+    trace_id: bytes
+    span_id: bytes
+    time_ns: int  # the record's time, else its observed time, else the receive time
+    name: str  # `event_name`, else attribute `event.name`, else ""
+    severity: int
+    body: Value
+    attributes: Attributes
+
+
+@dataclass(slots=True, eq=False)
+class HookEvent:
+    """A harness asks before or tells after one of its steps (design section 2.6)."""
+
+    tenant: str
+    received_ns: int
+    harness: str
+    event: str  # before_model, after_model, before_tool, after_tool, …
+    session: str
+    trace_id: bytes
+    attributes: Attributes
+
+
+Event = SpanEvent | LogEvent | HookEvent
+
+STATUS_ERROR: Final = 2

@@ -1,0 +1,1 @@
+"""The ring of effects: sockets, files, databases, clocks. Thin."""
