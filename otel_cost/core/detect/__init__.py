@@ -1,0 +1,66 @@
+"""Detect: loops and waste, seen step by step while they burn.
+
+A detector is one file in this folder whose last line is `register(Detector(...))`;
+files starting with an underscore are shared tools. Detectors are fed the calls
+of ONE agent of one run in event order, keep small serialisable state, and yield
+findings. They see content while a step passes through and keep only hashes, shapes and sizes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pydantic import BaseModel
+
+    from otel_cost.core.model.finding import Finding
+    from otel_cost.core.model.step import Step
+    from otel_cost.core.model.vocabulary import Category
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One call as a detector sees it. `nano`: what it cost (None: no price known, as for most tools)."""
+
+    step: Step
+    nano: int | None
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detector(Generic[S]):
+    """A way to see one shape of loop or waste.
+
+    `settings` is the model of the rule's `with:`; `state()` makes the state of one
+    agent of one run; `observe` is fed each call once and yields at most one
+    firing finding per episode, and its closing (`state="resolved"`) with the
+    episode's total when the episode has ended.
+    """
+
+    name: str
+    category: Category
+    settings: type[BaseModel]
+    state: Callable[[], S]
+    observe: Callable[[S, Observed, Any], Iterable[Finding]]
+
+
+DETECTORS: dict[str, Detector[Any]] = {}
+
+
+def register(detector: Detector[Any]) -> None:
+    """Make a detector known; a second one of the same name is a programming error."""
+    if detector.name in DETECTORS:
+        raise ValueError(f"detector {detector.name!r} is registered twice")
+    DETECTORS[detector.name] = detector
+
+
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module.name}")
