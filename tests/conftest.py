@@ -1,0 +1,19 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of captures, price cases and trajectories; a test that needs it is skipped without it."""
+    folder = (ROOT / os.environ.get("OTEL_COST_SHARED", "../shared")).resolve()
+    if not folder.is_dir():
+        pytest.skip("no shared test data: set OTEL_COST_SHARED to its folder")
+    return folder
