@@ -1,0 +1,379 @@
+"""Run: one open run. Steps go in, calls come out and change as later steps tell more.
+
+The result depends on the set of steps, not on their order: every relation
+between two steps (equal id, one above the other, equal hint, equal guess) is found
+whichever comes first, related steps form a component, and a component is
+joined anew, as a whole, whenever it grows. Nearly all components are one step.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from otel_cost.core.assemble.join import Group, canonical, guess_key, join, may_be_one, speaker, voice
+from otel_cost.core.assemble.trace import Place, Trace
+from otel_cost.core.model.call import Call
+from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Flag, Kind, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from otel_cost.core.model.charge import Charge
+    from otel_cost.core.model.step import Step
+
+
+@dataclass(slots=True, eq=False)
+class Component:
+    """Steps that may have to do with each other, and the calls they make."""
+
+    steps: list[Step]
+    calls: list[Call] = field(default_factory=list)
+
+
+@dataclass(slots=True, frozen=True)
+class Change:
+    """A call appeared (`old` None), went (`new` None) or says something else than before."""
+
+    old: Call | None
+    new: Call | None
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run: the traces that share a conversation, or one trace. `charge` prices a speaking step."""
+
+    tenant: str
+    charge: Callable[[Step], Charge]
+    position: int  # journal position of its first event: what is older is not needed for it
+    active_ns: int = 0  # receive time of its last event
+    traces: dict[bytes, Trace] = field(default_factory=dict)
+    sessions: set[str] = field(default_factory=set)
+    steps: list[Step] = field(default_factory=list)
+    calls: dict[str, Call] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    moves: list[tuple[str, str]] = field(default_factory=list)  # agent key that turned out to be another
+    told: dict[str, int | None] = field(default_factory=dict)  # call id → nano already written or sent
+    carrier: dict[str, bytes] = field(default_factory=dict)  # call id → the span that carries its cost downstream
+    wasted: dict[str, int | None] = field(default_factory=dict)  # episode → nano
+    _ids: dict[str, Step] = field(default_factory=dict)
+    _hints: dict[str, list[Step]] = field(default_factory=dict)
+    _guesses: dict[tuple[str, int, int], list[Step]] = field(default_factory=dict)
+    _component: dict[Step, Component] = field(default_factory=dict)
+    _place: dict[Step, Place] = field(default_factory=dict)
+    _rollups: list[Step] = field(default_factory=list)
+    _closing: bool = False
+
+    @property
+    def id(self) -> str:
+        """The smallest conversation id, else the smallest trace id: the same in any order of arrival."""
+        if self.sessions:
+            return min(self.sessions)
+        return min(self.traces).hex() if self.traces else ""
+
+    def trace(self, trace_id: bytes) -> Trace:
+        found = self.traces.get(trace_id)
+        if found is None:
+            found = self.traces[trace_id] = Trace(trace_id)
+        return found
+
+    def place(self, step: Step) -> Place:
+        return self._place.get(step, _NOWHERE)
+
+    # ---- taking in -------------------------------------------------------
+
+    def add_span(self, trace_id: bytes, span_id: bytes, parent_id: bytes, step: Step | None) -> bool:
+        """Take a span and what it tells; False if this span has been here before.
+
+        A resend that tells more than its first copy still counts: the richer of
+        two copies speaks, whichever came first, and a disagreement is flagged.
+        """
+        trace = self.trace(trace_id)
+        key = int.from_bytes(span_id, "big")
+        fresh = trace.add_span(key, int.from_bytes(parent_id, "big"))
+        if not fresh:
+            if step is not None:
+                self._again(trace, key, step)
+            return False
+        if step is not None:
+            trace.steps[key] = step
+            self.add_step(step)
+        for waiting in trace.woken(key):
+            self._walk(waiting)
+        return True
+
+    def add_step(self, step: Step) -> None:
+        """Take a step and everything that follows from it."""
+        self.steps.append(step)
+        if step.parent_id:
+            self._place[step] = self.trace(step.trace_id).walk(step)
+        if step.rollup:
+            if step.usage is not None:
+                self._rollups.append(step)
+            return
+        if step.kind not in CALL_KINDS:
+            return
+        component = self._component[step] = Component([step])
+        for other in self._related(step):
+            component = self._unite(component, self._component[other])
+        self._settle(component)
+
+    def _again(self, trace: Trace, key: int, step: Step) -> None:
+        known = trace.steps.get(key)
+        if known is None or _said(step) == _said(known):
+            return
+        if _said(step) > _said(known):
+            for name in ("usage", "basis", "problem", "failed", "response_model", "reported_nano", "terms", "ids"):
+                setattr(known, name, getattr(step, name))
+        known.flags |= {Flag.CONFLICT}
+        if known in self._component:
+            for key_ in known.ids:
+                self._ids.setdefault(key_, known)
+            self._settle(self._component[known])
+
+    def _walk(self, step: Step) -> None:
+        before = self._place.get(step)
+        place = self._place[step] = self.trace(step.trace_id).walk(step)
+        if before is not None:
+            was, now = self._agent_key(step, before), self._agent_key(step, place)
+            if was != now and (was, now) not in self.moves[-1:]:
+                self.moves.append((was, now))
+        component = self._component.get(step)
+        if component is None:
+            return
+        if place.over is not None and place.over in self._component:
+            component = self._unite(component, self._component[place.over])
+        if (
+            before is None
+            or place.over is not before.over
+            or place.model != before.model
+            or _agent(place) != _agent(before)
+        ):
+            self._settle(component)
+
+    def _related(self, step: Step) -> Iterable[Step]:
+        """Known steps that may be the same call, each whichever came first."""
+        found: list[Step] = []
+        for key in step.ids:
+            other = self._ids.setdefault(key, step)
+            if other is not step:
+                found.append(other)
+        for hint in step.hints:
+            bucket = self._hints.setdefault(hint, [])
+            if any(voice(other) != voice(step) for other in bucket):
+                found.extend(bucket)
+            bucket.append(step)
+        key_ = guess_key(step)
+        if key_ is not None:
+            bucket = self._guesses.setdefault(key_, [])
+            found.extend(other for other in bucket if may_be_one(step, other))
+            bucket.append(step)
+        over = self.place(step).over
+        if over is not None and over in self._component:
+            found.append(over)
+        return found
+
+    def _unite(self, a: Component, b: Component) -> Component:
+        if a is b:
+            return a
+        if len(a.steps) < len(b.steps):
+            a, b = b, a
+        a.steps.extend(b.steps)
+        a.calls.extend(b.calls)
+        for step in b.steps:
+            self._component[step] = a
+        return a
+
+    # ---- calls -----------------------------------------------------------
+
+    def _settle(self, component: Component) -> None:
+        """Join a component's steps anew and note what changed."""
+        if len(component.steps) == 1:
+            groups = [Group(list(component.steps))]
+        else:
+            over = {step: place.over for step in component.steps if (place := self.place(step)).over is not None}
+            groups = join(component.steps, over)
+        old = list(component.calls)
+        component.calls = []
+        for group in groups:
+            if group.rollup or (not self._closing and all(step.partial for step in group.steps)):
+                continue
+            before = next((call for call in old if not set(call.steps).isdisjoint(group.steps)), None)
+            if before is not None:
+                old = [call for call in old if call is not before]
+            component.calls.append(self._call(group, before))
+        for call in old:
+            self._drop(call)
+
+    def _call(self, group: Group, before: Call | None) -> Call:
+        said, flags = speaker(group)
+        place = self.place(group.steps[0])
+        for step in group.steps[1:]:
+            if step.span_id == said.span_id:
+                place = self.place(step)
+        if said.kind in MODEL_KINDS and said.model is None and place.model is not None:
+            said = copy.copy(said)
+            said.requested_model = place.model
+        charge = self.charge(said)
+        if said.failed:
+            flags |= {Flag.FAILED}
+        agent = _agent(place)
+        call = Call(
+            id=before.id if before is not None else call_id(self.tenant, group.steps),
+            step=said,
+            steps=tuple(group.steps),
+            charge=charge,
+            kind=said.kind,
+            flags=flags | charge.flags,
+            failed=said.failed,
+            attempts=said.attempts,
+            agent=said.agent or (agent.agent if agent is not None else None),
+            agent_key=self._agent_key(said, place),
+            trace_id=said.trace_id,
+            who=said.who,
+        )
+        self._put(call, before)
+        return call
+
+    def _put(self, call: Call, before: Call | None) -> None:
+        if before is not None and before.trace_id != call.trace_id:
+            self.trace(before.trace_id).calls.pop(before.id, None)
+        self.calls[call.id] = call
+        self.trace(call.trace_id).calls[call.id] = call
+        self.changes.append(Change(before, call))
+
+    def _drop(self, call: Call) -> None:
+        if self.calls.pop(call.id, None) is not None:
+            self.trace(call.trace_id).calls.pop(call.id, None)
+            self.changes.append(Change(call, None))
+
+    def _agent_key(self, step: Step, place: Place) -> str:
+        """Whose call it is, for detectors: the nearest agent, else the missing ancestor, else the run's own thread."""
+        if step.agent_id:
+            return f"id:{step.agent_id}"
+        agent = _agent(place)
+        if agent is not None:
+            return f"id:{agent.agent_id}" if agent.agent_id else f"span:{agent.span_id.hex()}"
+        if place.missing:
+            return f"span:{place.missing:016x}"
+        return f"name:{step.agent}" if step.agent and not step.parent_id else ""
+
+    # ---- roll-ups that are the only record --------------------------------
+
+    def bill_lone_rollups(self, before_ns: int | None = None) -> None:
+        """Turn roll-ups with nothing below them into calls, flagged `aggregate`; take that back where something came.
+
+        `before_ns`: only those that ended before (the others may still get children); None: all.
+        """
+        if not self._rollups:
+            return
+        covered = self._covered()
+        for step in self._rollups:
+            component = self._component.get(step)
+            if step in covered:
+                if component is not None:
+                    del self._component[step]
+                    for call in component.calls:
+                        self._drop(call)
+            elif component is None and (before_ns is None or step.end_ns <= before_ns):
+                component = self._component[step] = Component([step])
+                lone = copy.copy(step)
+                lone.kind, lone.rollup = Kind.INFERENCE, False
+                lone.flags = step.flags | {Flag.AGGREGATE}
+                component.calls.append(self._call(Group([lone]), None))
+
+    def _covered(self) -> set[Step]:
+        """Roll-ups that sum up something told on its own."""
+        covered: set[Step] = set()
+        for step in self.steps:
+            if step.usage is not None and (step.rollup or step.kind in MODEL_KINDS):
+                covered.update(above for above in self.place(step).agents if above is not step)
+        told_apart = [
+            call.step
+            for call in self.calls.values()
+            if call.kind in MODEL_KINDS and call.step.source is not Source.SPAN and call.step.usage is not None
+        ]
+        for step in self._rollups:
+            if any(
+                s.dialect == step.dialect and step.start_ns <= s.end_ns <= step.end_ns + _LATE_NS for s in told_apart
+            ):
+                covered.add(step)
+        return covered
+
+    def finish(self) -> None:
+        """Nothing more is expected: parts whose whole never came count for themselves, lone roll-ups are billed."""
+        self._closing = True
+        orphans = {
+            id(component): component
+            for step in self.steps
+            if step.partial and (component := self._component.get(step)) is not None and not component.calls
+        }
+        for component in orphans.values():
+            self._settle(component)
+        self._closing = False
+        self.bill_lone_rollups()
+
+    def absorb(self, other: Run) -> None:
+        """Take over another run that turned out to be the same: its traces, steps and what was told of them."""
+        for trace_id, trace in other.traces.items():
+            trace.calls = {}
+            self.traces[trace_id] = trace
+        self.sessions |= other.sessions
+        self.position = min(self.position, other.position)
+        self.active_ns = max(self.active_ns, other.active_ns)
+        self.told |= other.told
+        self.carrier |= other.carrier
+        self.wasted |= other.wasted
+        known = {step: call for call in other.calls.values() for step in call.steps}
+        pending = [change for change in other.changes if change.new is None]
+        for step in other.steps:
+            self.steps.append(step)
+            if step in other._place:
+                self._place[step] = other._place[step]
+            if step.rollup:
+                if step.usage is not None:
+                    self._rollups.append(step)
+                continue
+            if step.kind in CALL_KINDS:
+                component = self._component[step] = Component([step])
+                call = known.pop(step, None)
+                if call is not None:
+                    component.calls.append(call)
+                    for part in call.steps:
+                        known.pop(part, None)
+                for related in self._related(step):
+                    component = self._unite(component, self._component[related])
+        for component in {id(c): c for s in other.steps if (c := self._component.get(s)) is not None}.values():
+            self._settle(component)
+        self.changes.extend(pending)
+
+
+_NOWHERE = Place()
+_LATE_NS = 2_000_000_000  # a log record is written at the end of what it tells, or a flush later
+
+
+def _agent(place: Place) -> Step | None:
+    return next((step for step in place.agents if step.kind is Kind.AGENT), None)
+
+
+def _said(step: Step) -> tuple[object, ...]:
+    """How much one copy of a span tells; the richer one speaks, in any order of arrival."""
+    usage = step.usage
+    return (
+        usage is not None,
+        usage.details if usage else 0,
+        (usage.input, usage.output) if usage else (0, 0),
+        not step.failed,
+        step.response_model or "",
+    )
+
+
+def call_id(tenant: str, steps: Iterable[Step]) -> str:
+    """Name of a call: a function of the first record that tells of it, the same on every replay."""
+    first = min(steps, key=canonical)
+    told = first.trace_id + first.span_id if first.span_id else "|".join(first.ids).encode()
+    if not told:
+        told = f"{first.scope}|{first.session}|{first.start_ns}|{first.end_ns}|{first.name}|{first.hints}".encode()
+    return hashlib.blake2b(tenant.encode() + b"\0" + told, digest_size=12).hexdigest()

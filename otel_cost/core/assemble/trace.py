@@ -1,0 +1,95 @@
+"""Trace: one trace's tree, and the walk from a step up to whatever is above it.
+
+Children arrive before their parents nearly everywhere, so a walk often ends at
+a span that has not come; the step then waits there and walks again when it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from otel_cost.core.assemble.packed import Parents
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
+
+if TYPE_CHECKING:
+    from otel_cost.core.model.call import Call
+    from otel_cost.core.model.step import Step
+
+# Deeper than any real trace; a cycle of parent ids ends here too.
+_MAX_DEPTH: Final = 4096
+
+
+@dataclass(slots=True)
+class Place:
+    """What is above a step, as far as is known.
+
+    `missing` is the span id at which the walk ended because that span has not
+    come; 0 when it ended at a root.
+    """
+
+    parent: Step | None = None  # nearest step of any kind
+    over: Step | None = None  # nearest step of the same sort with no boundary between: maybe the same call
+    agents: tuple[Step, ...] = ()  # agents and workflows above, nearest first
+    model: str | None = None  # nearest model named above, for leaves that name none
+    missing: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """One trace of a run. Span ids are integers here: eight bytes, big-endian."""
+
+    id: bytes
+    parents: Parents = field(default_factory=Parents)
+    steps: dict[int, Step] = field(default_factory=dict)
+    waiting: dict[int, list[Step]] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
+    wasted_nano: int | None = 0
+
+    def add_span(self, span_id: int, parent_id: int) -> bool:
+        """Take a span into the tree; False if it is there already."""
+        return self.parents.put(span_id, parent_id)
+
+    def woken(self, span_id: int) -> list[Step]:
+        """The steps whose walk had ended at this span; they are to walk again."""
+        return self.waiting.pop(span_id, []) if self.waiting else []
+
+    def walk(self, step: Step) -> Place:
+        """Look up from a step; it waits at the first span that has not come."""
+        place = Place()
+        agents: list[Step] = []
+        boundary = False
+        sort = MODEL_KINDS if step.kind in MODEL_KINDS else {step.kind}
+        walls = _WALLS.get(step.kind, frozenset())
+        node = int.from_bytes(step.parent_id, "big")
+        for _ in range(_MAX_DEPTH):
+            if not node:
+                break
+            above = self.steps.get(node)
+            if above is not None and above is not step:
+                if place.parent is None:
+                    place.parent = above
+                if not boundary and place.over is None and above.kind in sort and not above.rollup:
+                    place.over = above
+                if above.kind in walls:
+                    boundary = True
+                if above.kind is Kind.AGENT or above.rollup:
+                    agents.append(above)
+                if place.model is None:
+                    place.model = above.requested_model or above.response_model
+            parent = self.parents.get(node)
+            if parent is None:
+                place.missing = node
+                self.waiting.setdefault(node, []).append(step)
+                break
+            node = parent
+        place.agents = tuple(agents)
+        return place
+
+
+# What stands between two records of the same sort and makes them two things.
+_WALLS: Final = {
+    Kind.INFERENCE: frozenset({Kind.TOOL, Kind.AGENT}),
+    Kind.EMBEDDING: frozenset({Kind.TOOL, Kind.AGENT}),
+    Kind.TOOL: frozenset({Kind.INFERENCE, Kind.AGENT}),
+}
