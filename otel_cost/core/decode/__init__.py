@@ -1,0 +1,1 @@
+"""Decode: bytes in OTLP's encodings to events, and records back into export requests."""
