@@ -1,0 +1,242 @@
+"""Token counts as senders write them become canonical, inclusive usage, or a reason why they cannot.
+
+Rule R2, in this order: a known sender's convention; proof by arithmetic; raw
+provider key names; else inclusive, as the conventions demand. What contradicts
+itself is refused with a reason and never clamped.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
+
+from otel_cost.core.model.usage import Usage
+from otel_cost.core.model.vocabulary import Basis, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from otel_cost.core.model.attributes import Attributes, Value
+
+MOST_TOKENS: Final = 10**12  # far above any run's sum; beyond it a count is a mistake, not a measurement
+_WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,18})(?:\.0*)?\s*", re.ASCII)
+
+
+class Counts(TypedDict, total=False):
+    """Token counts as told, undecoded. A field that is absent, None or "" is not told."""
+
+    input: Value
+    output: Value
+    total: Value
+    cache_read: Value
+    cache_write: Value
+    cache_write_5m: Value
+    cache_write_1h: Value
+    reasoning: Value
+    audio_input: Value
+    audio_cache_read: Value
+    image_input: Value
+    video_input: Value
+    audio_output: Value
+    image_output: Value
+
+
+class Settled(NamedTuple):
+    """What a sender's counts come to. `usage` None without a `problem`: nothing was told."""
+
+    usage: Usage | None = None
+    basis: Basis = Basis.UNKNOWN
+    problem: Reason | None = None
+
+
+NOTHING_TOLD: Final = Settled()
+_NEGATIVE: Final = Settled(problem=Reason.NEGATIVE_TOKENS)
+_INCONSISTENT: Final = Settled(problem=Reason.INCONSISTENT_USAGE)
+
+
+def whole(value: Value) -> int | None:
+    """A count as an int: whole numbers, also as text or as a float; None for what is no count."""
+    if type(value) is int:
+        return value if value <= MOST_TOKENS else None
+    if isinstance(value, float):
+        return int(value) if value <= MOST_TOKENS and value.is_integer() else None
+    if isinstance(value, str) and (match := _WHOLE.fullmatch(value)):
+        return whole(int(match[1]))
+    return None
+
+
+def settle(
+    told: Counts,
+    *,
+    convention: Basis | None = None,
+    provider: str | None = None,
+    model: str | None = None,
+    raw_names: bool = False,
+    reasoning_outside: bool = False,
+) -> Settled:
+    """Canonical usage of one record.
+
+    Args:
+        told: the counts as sent.
+        convention: how this sender is known to count its input; None: not known.
+        provider: as sent; with `model` it says whether cache parts above the input prove exclusive counting.
+        model: as sent.
+        raw_names: the counts came under the provider's own key names (R2 c).
+        reasoning_outside: this sender's output count leaves reasoning out (Gemini CLI, Langfuse's LangChain handler).
+    """
+    if not told:
+        return NOTHING_TOLD
+    counts: dict[str, int] = {}
+    strange = False
+    for name, value in told.items():
+        if value is None or value == "":
+            continue
+        count = whole(value)
+        if count is None:
+            strange = True
+        elif count < 0:
+            return _NEGATIVE
+        else:
+            counts[name] = count
+    if strange:
+        return _INCONSISTENT
+    get = counts.get
+    read = get("cache_read")
+    write = get("cache_write")
+    hour = get("cache_write_1h")
+    if write is None and (hour is not None or "cache_write_5m" in counts):
+        write = (hour or 0) + get("cache_write_5m", 0)
+    output = get("output")
+    reasoning = get("reasoning")
+    if reasoning_outside and reasoning:
+        output = (output or 0) + reasoning
+    total_input = get("input")
+    # Cache parts alone tell of a call only where the input beside them may be left out when it is zero.
+    if total_input is None and output is None and (convention is not Basis.EXCLUSIVE or not (read or write)):
+        return NOTHING_TOLD
+    total_input = total_input or 0
+    output = output or 0
+    cached = (read or 0) + (write or 0)
+    basis = Basis.INCLUSIVE
+    if cached or convention is not None:
+        basis = _basis(total_input, cached, output, get("total"), convention, provider, model, raw_names)
+        if basis is Basis.EXCLUSIVE:
+            total_input += cached
+    if (
+        cached > total_input
+        or (hour is not None and hour > (write or 0))
+        or (reasoning is not None and reasoning > output)
+    ):
+        return _INCONSISTENT
+    if len(counts) <= _PLAIN_FIELDS or counts.keys().isdisjoint(_MODALITIES):
+        return Settled(
+            Usage(
+                input=total_input,
+                output=output,
+                cache_read=read,
+                cache_write=write,
+                cache_write_1h=hour,
+                reasoning=reasoning,
+            ),
+            basis,
+        )
+    if not _modalities_fit(counts, total_input, output):
+        return _INCONSISTENT
+    return Settled(
+        Usage(
+            input=total_input,
+            output=output,
+            cache_read=read,
+            cache_write=write,
+            cache_write_1h=hour,
+            reasoning=reasoning,
+            audio_input=get("audio_input"),
+            audio_cache_read=get("audio_cache_read"),
+            image_input=get("image_input"),
+            video_input=get("video_input"),
+            audio_output=get("audio_output"),
+            image_output=get("image_output"),
+        ),
+        basis,
+    )
+
+
+_PLAIN_FIELDS: Final = 2
+_MODALITIES: Final = frozenset(
+    {"audio_input", "audio_cache_read", "image_input", "video_input", "audio_output", "image_output"}
+)
+
+
+def _modalities_fit(counts: Mapping[str, int], total_input: int, output: int) -> bool:
+    get = counts.get
+    heard = get("audio_input", 0)
+    return (
+        heard + get("image_input", 0) + get("video_input", 0) <= total_input
+        and get("audio_output", 0) + get("image_output", 0) <= output
+        and get("audio_cache_read", 0) <= min(heard, get("cache_read", 0))
+    )
+
+
+def _basis(
+    told_input: int,
+    cached: int,
+    output: int,
+    total: int | None,
+    convention: Basis | None,
+    provider: str | None,
+    model: str | None,
+    raw_names: bool,
+) -> Basis:
+    """R2 for a record with cache parts. An impossible inclusive count is left to the caller's check."""
+    if convention is Basis.EXCLUSIVE:
+        return Basis.EXCLUSIVE
+    if cached > told_input:
+        # The proof outranks a table of senders: versions change, arithmetic does not.
+        return Basis.EXCLUSIVE if counts_exclusively(provider, model) else Basis.INCLUSIVE
+    if convention is not None:
+        return convention
+    if total is not None and cached:
+        if total == told_input + output:
+            return Basis.INCLUSIVE
+        if total == told_input + cached + output:
+            return Basis.EXCLUSIVE
+    if raw_names and counts_exclusively(provider, model):
+        return Basis.EXCLUSIVE
+    return Basis.INCLUSIVE
+
+
+def counts_exclusively(provider: str | None, model: str | None) -> bool:
+    """Does this provider's own API count input without its cached parts: Anthropic, also on Bedrock and Vertex?"""
+    name = (provider or "").lower()
+    if name.startswith("anthropic") or "bedrock" in name:
+        return True
+    hosted = not name or "vertex" in name or name.startswith(("strands", "langchain"))
+    return hosted and "claude" in (model or "").lower()
+
+
+def gather(attributes: Attributes, fields: Mapping[str, tuple[str, int]]) -> tuple[Counts, bool]:
+    """Counts found under any of the keys in `fields`, and whether two names of one count disagree.
+
+    `fields` maps a key to its field of `Counts` and its rank among that field's
+    names: the lowest rank told wins, the others are never added.
+    """
+    told: dict[str, Value] = {}
+    ranks: dict[str, int] = {}
+    conflict = False
+    for key in fields.keys() & attributes:
+        value = attributes.get(key)
+        if value is None or value == "":
+            continue
+        field, rank = fields[key]
+        if field in told:
+            conflict = conflict or whole(value) != whole(told[field])
+            if rank > ranks[field]:
+                continue
+        told[field] = value
+        ranks[field] = rank
+    return told, conflict  # type: ignore[return-value]  # the fields are those of Counts, by construction
+
+
+def ranked(table: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, int]]:
+    """`gather`'s table from one that lists each field's names, best first."""
+    return {key: (field, rank) for field, keys in table.items() for rank, key in enumerate(keys)}
