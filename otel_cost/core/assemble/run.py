@@ -82,6 +82,11 @@ class Run:
     def place(self, step: Step) -> Place:
         return self._place.get(step, _NOWHERE)
 
+    def component(self, step: Step) -> list[Call] | None:
+        """The calls that a step has a part in, or could have; None for a step that can be no call."""
+        found = self._component.get(step)
+        return None if found is None else found.calls
+
     # ---- taking in -------------------------------------------------------
 
     def add_span(self, trace_id: bytes, span_id: bytes, parent_id: bytes, step: Step | None) -> bool:

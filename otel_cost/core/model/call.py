@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from otel_cost.core.model.vocabulary import Flag, Kind, Source
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Source, Status
 
 if TYPE_CHECKING:
     from otel_cost.core.model.charge import Charge
@@ -37,3 +37,18 @@ class Call:
     def sources(self) -> tuple[Source, ...]:
         told = {step.source for step in self.steps}
         return tuple(source for source in Source if source in told)
+
+    @property
+    def nano(self) -> int | None:
+        """What it costs, nano-USD; None: no price known."""
+        return self.charge.nano
+
+    @property
+    def is_hole(self) -> bool:
+        """Money was or may have been spent that no total shows: the run's sum is a floor.
+
+        A failed call before any output costs nothing, and a tool without a fee has no price by nature.
+        """
+        if self.charge.status is Status.PRICED or self.kind not in MODEL_KINDS:
+            return Flag.INCOMPLETE in self.flags
+        return self.charge.reason is not Reason.FAILED_CALL

@@ -60,7 +60,12 @@ class Effects:
     """Collected over one step of the engine, in order; emptied by whoever carries them out."""
 
     outgoing: list[Outgoing] = field(default_factory=list)
-    calls: list[tuple[str, Call]] = field(default_factory=list)  # (run id, call): settled or changed, to be upserted
+    calls: list[tuple[str, str, Call]] = field(
+        default_factory=list
+    )  # (tenant, run id, call): settled or changed, to be upserted
+    gone: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (tenant, call id): was written, turned out to be another's
     alerts: list[Alert] = field(default_factory=list)
     corrections: list[Correction] = field(default_factory=list)
     closed: list[ClosedRun] = field(default_factory=list)

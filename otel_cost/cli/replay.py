@@ -1,0 +1,95 @@
+"""Feed OTLP files through the engine and print what it makes of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otel_cost.core.decode.otlp import Decoded, decode_logs, decode_traces
+from otel_cost.core.enrich.lines import closed_lines
+from otel_cost.core.enrich.records import alert_json
+from otel_cost.core.model.effects import Signal
+from otel_cost.core.model.event import DEFAULT_TENANT, LogEvent, SpanEvent
+from otel_cost.edge.config import load_config
+from otel_cost.edge.engine import build_engine
+from otel_cost.edge.otlp_files import Request, otlp_files, requests
+from otel_cost.errors import DecodeError
+from otel_cost.pipeline import Engine
+
+
+def replay(
+    paths: Annotated[list[Path], typer.Argument(help="OTLP files or folders: .pb, .json, .jsonl, each also .gz")],
+    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Service configuration")] = None,
+    rules: Annotated[list[str] | None, typer.Option(help="Rule files instead of the configured ones")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
+) -> None:
+    """Feed OTLP files through the engine and print what it makes of them. No network, nothing is stored."""
+    engine = build_engine(load_config(config or []), rules=rules)
+    files, skipped = otlp_files(paths)
+    if skipped:
+        print(f"{skipped} files are no OTLP and were skipped", file=sys.stderr)
+    printer = _Printer(as_json)
+    broken = 0
+    position = now_ns = 0
+    for file in files:
+        try:
+            for request in requests(file):
+                position += 1
+                now_ns = max(now_ns, _feed(engine, request, position, now_ns))
+                printer.print(engine)
+        except DecodeError as error:
+            print(f"{file}: {error}" if str(file) not in str(error) else error, file=sys.stderr)
+            broken += 1
+    engine.close(now_ns)
+    printer.print(engine)
+    printer.finish()
+    raise typer.Exit(1 if broken else 0)
+
+
+def _feed(engine: Engine, request: Request, position: int, now_ns: int) -> int:
+    """Feed one request in virtual time: it is received when its last event has ended."""
+    decoded: Decoded[SpanEvent] | Decoded[LogEvent]
+    if request.signal is Signal.METRICS:
+        engine.forward(request.payload, position)
+        return now_ns
+    if request.signal is Signal.TRACES:
+        decoded = decode_traces(request.payload, DEFAULT_TENANT, 0)
+        ends = [event.end_ns for event in decoded.events]
+    else:
+        decoded = decode_logs(request.payload, DEFAULT_TENANT, 0)
+        ends = [event.time_ns for event in decoded.events]
+    for rejected in decoded.rejected:
+        print(f"{request.origin}: {rejected.reason}: {rejected.message}", file=sys.stderr)
+    now_ns = max(now_ns, *ends) if ends else now_ns
+    engine.feed(request.signal, decoded.events, position, now_ns)
+    return now_ns
+
+
+class _Printer:
+    """Alerts as they fire, everything about a run when it closes."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._lines: list[dict[str, object]] = []
+
+    def print(self, engine: Engine) -> None:
+        effects = engine.take()
+        lines = [alert_json(alert) for alert in effects.alerts]
+        for run in effects.closed:
+            lines.extend(closed_lines(run))
+        if self._as_json:
+            for line in lines:
+                print(json.dumps(line, ensure_ascii=False))
+        else:
+            self._lines.extend(lines)
+
+    def finish(self) -> None:
+        if self._as_json:
+            return
+        from otel_cost.cli._tables import print_lines  # noqa: PLC0415  # Rich is heavy, JSON output does not need it
+
+        print_lines(self._lines)

@@ -1,0 +1,175 @@
+"""Snapshot: a run put to sleep as bytes and woken by a late span, with its charges as they were.
+
+JSON, compressed: readable by hand, no code in it. Content (prompts, arguments,
+results) is not part of it. A woken run keeps the price each call was told; only
+a call that a late record touches is priced anew.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from array import array
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final
+
+from otel_cost.core.assemble.run import Run
+from otel_cost.core.model.charge import Charge, Item
+from otel_cost.core.model.money import Rate
+from otel_cost.core.model.step import Step, Terms
+from otel_cost.core.model.usage import Usage
+from otel_cost.core.model.vocabulary import Basis, Flag, Kind, Reason, Source, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSION: Final = 1
+_CONTENT: Final = frozenset({"arguments", "result", "error_message", "output_text"})
+_STEP_FIELDS: Final = tuple(field.name for field in fields(Step) if field.name not in _CONTENT)
+_WORDS: Final = {"source": Source, "kind": Kind, "basis": Basis, "problem": Reason}
+
+
+def freeze(run: Run) -> bytes:
+    """A run as bytes; `thaw` is its inverse."""
+    number = {id(step): index for index, step in enumerate(run.steps)}
+    spans = {(step.trace_id, step.span_id): index for index, step in enumerate(run.steps) if step.span_id}
+    state = {
+        "version": VERSION,
+        "tenant": run.tenant,
+        "active_ns": run.active_ns,
+        "sessions": sorted(run.sessions),
+        "wasted": run.wasted,
+        "told": run.told,
+        "carrier": {key: value.hex() for key, value in run.carrier.items()},
+        "traces": {
+            trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes().hex()
+            for trace in run.traces.values()
+        },
+        "steps": [_step(step) for step in run.steps],
+        "calls": [
+            {
+                "id": call.id,
+                # A lone roll-up speaks through a copy of its step: found by its span.
+                "steps": sorted(number.get(id(s), spans.get((s.trace_id, s.span_id), -1)) for s in call.steps),
+                "charge": _charge(call.charge),
+            }
+            for call in run.calls.values()
+        ],
+    }
+    return zlib.compress(json.dumps(state, separators=(",", ":")).encode(), 6)
+
+
+def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
+    """The run of a snapshot, as it was: same calls, same charges, nothing pending.
+
+    Raises:
+        ValueError: the snapshot is of a version this program does not know.
+    """
+    state = json.loads(zlib.decompress(frozen))
+    if state["version"] != VERSION:
+        message = f"snapshot version {state['version']} is not {VERSION}"
+        raise ValueError(message)
+    run = Run(state["tenant"], charge, position, active_ns=state["active_ns"])
+    run.sessions.update(state["sessions"])
+    for trace_id, packed in state["traces"].items():
+        words = array("Q", bytes.fromhex(packed))
+        trace = run.trace(bytes.fromhex(trace_id))
+        for span, parent in zip(words[::2], words[1::2], strict=True):
+            trace.add_span(span, parent)
+    steps = [_step_back(said) for said in state["steps"]]
+    for step in steps:
+        if step.span_id:
+            run.trace(step.trace_id).steps.setdefault(int.from_bytes(step.span_id, "big"), step)
+    for step in steps:
+        run.add_step(step)
+    run.finish()
+    index = {step: number for number, step in enumerate(run.steps)}
+    spans = {(step.trace_id, step.span_id): number for number, step in enumerate(run.steps) if step.span_id}
+    before = {tuple(call["steps"]): call for call in state["calls"]}
+    for call in list(run.calls.values()):
+        members = tuple(sorted(index.get(s, spans.get((s.trace_id, s.span_id), -1)) for s in call.steps))
+        was = before.get(members)
+        if was is not None:
+            trace = run.trace(call.trace_id)
+            run.calls.pop(call.id)
+            trace.calls.pop(call.id)
+            call.id, call.charge = was["id"], _charge_back(was["charge"])
+            run.calls[call.id] = trace.calls[call.id] = call
+    run.wasted.update(state["wasted"])
+    run.told.update(state["told"])
+    run.carrier.update({key: bytes.fromhex(value) for key, value in state["carrier"].items()})
+    run.changes.clear()
+    run.moves.clear()
+    return run
+
+
+def _step(step: Step) -> dict[str, object]:
+    said: dict[str, object] = {}
+    for name in _STEP_FIELDS:
+        value = getattr(step, name)
+        if isinstance(value, bytes):
+            value = value.hex()
+        elif isinstance(value, frozenset):
+            value = sorted(value)
+        elif isinstance(value, (Usage, Terms)):
+            value = _told(value)
+        if value not in (None, "", (), [], {}, False):
+            said[name] = value
+    return said
+
+
+def _told(value: Usage | Terms) -> dict[str, object]:
+    return {
+        field.name: item for field in fields(value) if (item := getattr(value, field.name)) is not None and item != ()
+    }
+
+
+def _step_back(said: dict[str, Any]) -> Step:
+    for name, word in _WORDS.items():
+        if name in said:
+            said[name] = word(said[name])
+    for name in ("trace_id", "span_id", "parent_id"):
+        said[name] = bytes.fromhex(said.get(name, ""))
+    for name in ("ids", "hints", "finish_reasons"):
+        said[name] = tuple(said.get(name, ()))
+    said["flags"] = frozenset(map(Flag, said.get("flags", ())))
+    if "usage" in said:
+        said["usage"] = Usage(**said["usage"])
+    if "terms" in said:
+        terms = said["terms"]
+        said["terms"] = Terms(**terms | {"units": tuple((unit, count) for unit, count in terms.get("units", ()))})
+    for name in ("source", "dialect", "scope", "kind"):
+        said.setdefault(name, "")
+    return Step(**said)
+
+
+def _charge(charge: Charge) -> dict[str, object]:
+    return {
+        "status": charge.status,
+        "reason": charge.reason,
+        "nano": charge.nano,
+        "basis": charge.basis,
+        "flags": sorted(charge.flags),
+        "price_book": charge.price_book,
+        "usage": _told(charge.usage) if charge.usage is not None else None,
+        "items": [
+            [item.unit, item.part, item.quantity, *item.rate, item.nano, item.source, item.valid_from]
+            for item in charge.items
+        ],
+    }
+
+
+def _charge_back(said: dict[str, Any]) -> Charge:
+    return Charge(
+        status=Status(said["status"]),
+        reason=Reason(said["reason"]) if said["reason"] else None,
+        nano=said["nano"],
+        items=tuple(
+            Item(unit, part, quantity, Rate(femto, per), nano, source, valid_from)
+            for unit, part, quantity, femto, per, nano, source, valid_from in said["items"]
+        ),
+        usage=Usage(**said["usage"]) if said["usage"] is not None else None,
+        basis=Basis(said["basis"]),
+        flags=frozenset(map(Flag, said["flags"])),
+        price_book=said["price_book"],
+    )

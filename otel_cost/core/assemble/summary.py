@@ -1,0 +1,167 @@
+"""Summary: a run rolled up. Every total is a sum of rounded charges, and holes are counted, not hidden."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_cost.core.assemble.join import canonical
+from otel_cost.core.assemble.snapshot import freeze
+from otel_cost.core.model.run import ClosedRun, Node, RouteLeg, RunSummary, TraceSummary
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from otel_cost.core.assemble.run import Run
+    from otel_cost.core.model.call import Call
+    from otel_cost.core.model.step import Step
+
+
+def total(calls: Iterable[Call]) -> int | None:
+    """Sum of the priced calls, nano-USD; None if none is priced."""
+    known = [call.nano for call in calls if call.nano is not None]
+    return sum(known) if known else None
+
+
+def in_order(calls: Iterable[Call]) -> list[Call]:
+    """By start and span id, as the contract prints them."""
+    return sorted(calls, key=lambda call: (call.step.start_ns, call.step.span_id, call.id))
+
+
+def summarise(run: Run) -> RunSummary:
+    """A run as it stands now."""
+    calls = in_order(run.calls.values())
+    model_calls = [call for call in calls if call.kind in MODEL_KINDS]
+    holes = [call for call in calls if call.is_hole]
+    agents: dict[str, None] = {}
+    for step in sorted((s for s in run.steps if s.kind is Kind.AGENT), key=canonical):
+        agents.setdefault(step.agent or step.name)
+    for call in calls:
+        if call.agent:
+            agents.setdefault(call.agent)
+    return RunSummary(
+        run_id=run.id,
+        tenant=run.tenant,
+        trace_ids=tuple(sorted(run.traces.keys() - {b""})),
+        start_ns=min((step.start_ns for step in run.steps), default=0),
+        end_ns=max((step.end_ns for step in run.steps), default=0),
+        nano=total(calls),
+        complete=not holes,
+        unpriced_calls=sum(call.charge.status is not Status.PRICED for call in holes),
+        llm_calls=len(model_calls),
+        tool_calls=sum(call.kind is Kind.TOOL for call in calls),
+        errors=sum(call.failed for call in calls),
+        agents=tuple(agents),
+        session=min(run.sessions, default=None),
+        who=who(run.steps),
+        wasted_nano=wasted(run),
+        model_route=route(model_calls),
+    )
+
+
+def wasted(run: Run) -> int | None:
+    """Money that the run's loops and waste have burnt; None where an episode has a hole."""
+    known = [nano for nano in run.wasted.values() if nano is not None]
+    return sum(known) if len(known) == len(run.wasted) else None
+
+
+def who(steps: Iterable[Step]) -> dict[str, str]:
+    """Who and what for: the earliest word on each dimension."""
+    said: dict[str, str] = {}
+    for step in sorted((s for s in steps if s.who), key=canonical):
+        for dimension, value in step.who.items():
+            said.setdefault(dimension, value)
+    return said
+
+
+def route(calls: Iterable[Call]) -> tuple[RouteLeg, ...]:
+    """Models in the order of their first call, with what each took."""
+    legs: dict[str, RouteLeg] = {}
+    for call in calls:
+        model = call.step.model or "unknown"
+        leg = legs.setdefault(model, RouteLeg(model, 0, None))
+        leg.calls += 1
+        if call.nano is not None:
+            leg.nano = (leg.nano or 0) + call.nano
+    return tuple(legs.values())
+
+
+def trace_summaries(run: Run) -> list[TraceSummary]:
+    """One line for each trace that has calls, by its first call."""
+    lines = []
+    for trace in run.traces.values():
+        calls = list(trace.calls.values())
+        if not calls or not trace.id:
+            continue
+        lines.append(
+            (
+                min(call.step.start_ns for call in calls),
+                TraceSummary(
+                    run_id=run.id,
+                    tenant=run.tenant,
+                    trace_id=trace.id,
+                    nano=total(calls),
+                    llm_calls=sum(call.kind in MODEL_KINDS for call in calls),
+                    tool_calls=sum(call.kind is Kind.TOOL for call in calls),
+                    errors=sum(call.failed for call in calls),
+                ),
+            )
+        )
+    return [line for _, line in sorted(lines, key=lambda pair: (pair[0], pair[1].trace_id))]
+
+
+def nodes(run: Run) -> list[Node]:
+    """The run's tree: every step once; a call's cost stands at the record that speaks for it."""
+    call_of = {
+        (step.trace_id, step.span_id): call for call in run.calls.values() for step in call.steps if step.span_id
+    }
+    by_ids = {step: call for call in run.calls.values() for step in call.steps if not step.span_id}
+    lines = []
+    for step in sorted(run.steps, key=canonical):
+        call = call_of.get((step.trace_id, step.span_id)) if step.span_id else by_ids.get(step)
+        speaks = call is not None and (
+            (call.step.trace_id, call.step.span_id) == (step.trace_id, step.span_id)
+            if step.span_id
+            else not call.step.span_id
+        )
+        parent = run.place(step).parent
+        status: Status | None = None
+        if call is not None:
+            status = call.charge.status if speaks else Status.DUPLICATE
+        elif step.rollup and step.usage is not None:
+            status = Status.ROLLUP
+        lines.append(
+            Node(
+                run_id=run.id,
+                tenant=run.tenant,
+                trace_id=step.trace_id,
+                span_id=step.span_id,
+                parent=parent.span_id if parent is not None else b"",
+                kind=step.kind,
+                name=step.tool or step.agent or step.model or step.name if step.kind is not Kind.OTHER else step.name,
+                agent=call.agent if call is not None else step.agent,
+                start_ns=step.start_ns,
+                end_ns=step.end_ns,
+                failed=call.failed if speaks and call is not None else step.failed,
+                call_id=call.id if call is not None and speaks else None,
+                self_nano=call.nano if call is not None and speaks else None,
+                status=status,
+            )
+        )
+    return lines
+
+
+def close(run: Run) -> ClosedRun:
+    """Everything to be written down about a run that is finished."""
+    return ClosedRun(
+        summary=summarise(run),
+        traces=trace_summaries(run),
+        calls=in_order(run.calls.values()),
+        nodes=nodes(run),
+        snapshot=freeze(run),
+        keys=(
+            *(trace_id.hex() for trace_id in run.traces if trace_id),
+            *(f"session:{session}" for session in sorted(run.sessions)),
+            *dict.fromkeys(key for step in run.steps for key in step.ids),
+        ),
+    )

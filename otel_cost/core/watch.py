@@ -1,0 +1,204 @@
+"""Watch: each agent's calls go through the detectors of the loaded rules; what they find becomes an alert.
+
+A streak never crosses agents. Because children come before their parents, an
+agent's calls may first be known only by the span they hang on; when that turns
+out to be part of another agent's work, the two histories become one and are read anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from otel_cost.core.assemble.summary import in_order, route, total, wasted, who
+from otel_cost.core.detect import Observed
+from otel_cost.core.model.finding import Alert
+from otel_cost.core.model.money import nano_to_text
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from otel_cost.core.assemble.run import Run
+    from otel_cost.core.model.call import Call
+    from otel_cost.core.model.finding import Finding
+    from otel_cost.core.rules import LoopRule
+
+# How much of one agent's history is kept for a re-reading; loops are far shorter.
+_HISTORY: Final = 400
+
+
+@dataclass(slots=True, eq=False)
+class Agent:
+    """What has been seen of one agent of one run."""
+
+    history: list[Observed] = field(default_factory=list)
+    states: list[Any] = field(default_factory=list)
+    fired: set[tuple[str, bytes]] = field(default_factory=set)  # (rule, onset): said once
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """What has been seen of one run."""
+
+    agents: dict[str, Agent] = field(default_factory=dict)
+    fed: dict[str, Observed] = field(default_factory=dict)  # call id → as it was fed
+    episodes: dict[str, int] = field(default_factory=dict)  # fingerprint → how many so far
+
+
+class Watch:
+    """The detectors of one rule set over every open run."""
+
+    def __init__(self, rules: Sequence[LoopRule]) -> None:
+        self._rules = [rule for rule in rules if rule.mode != "off"]
+        self._runs: dict[Run, Watched] = {}
+
+    def feed(self, run: Run, call: Call, at_ns: int) -> Iterator[Alert]:
+        """Show a call to the detectors, once; a call that turned out to have failed is read anew."""
+        watched = self._runs.get(run)
+        if watched is None:
+            watched = self._runs[run] = Watched()
+        known = watched.fed.get(call.id)
+        agent = watched.agents.get(call.agent_key)
+        if agent is None:
+            agent = watched.agents[call.agent_key] = self._agent()
+        if known is not None:
+            if call.failed and not known.failed and known in agent.history:
+                agent.history[agent.history.index(known)] = watched.fed[call.id] = self._observed(call)
+                yield from self._read_anew(run, watched, agent, call, at_ns)
+            return
+        observed = watched.fed[call.id] = self._observed(call)
+        agent.history.append(observed)
+        if len(agent.history) > _HISTORY:
+            del agent.history[: _HISTORY // 4]
+        yield from self._observe(run, watched, agent, observed, call, at_ns)
+
+    def move(self, run: Run, was: str, now: str, at_ns: int) -> Iterator[Alert]:
+        """Two agents of a run are one: append where the histories follow each other, else read both anew."""
+        watched = self._runs.get(run)
+        moved = watched.agents.pop(was, None) if watched is not None else None
+        if watched is None or moved is None:
+            return
+        agent = watched.agents.get(now)
+        if agent is None:
+            watched.agents[now] = moved
+            return
+        agent.fired |= moved.fired
+        calls = {id(observed): run.calls.get(call_id) for call_id, observed in watched.fed.items()}
+        if not agent.history or _when(agent.history[-1]) <= _when(moved.history[0]):
+            for observed in moved.history:
+                agent.history.append(observed)
+                call = calls.get(id(observed))
+                if call is not None:
+                    yield from self._observe(run, watched, agent, observed, call, at_ns)
+            return
+        agent.history = sorted([*agent.history, *moved.history], key=_when)
+        last = next((c for o in reversed(agent.history) if (c := calls.get(id(o))) is not None), None)
+        if last is not None:
+            yield from self._read_anew(run, watched, agent, last, at_ns)
+
+    def unite(self, stays: Run, went: Run) -> None:
+        """Two runs are one; agents of the one that went are read on under the one that stays."""
+        lost = self._runs.pop(went, None)
+        if lost is None:
+            return
+        watched = self._runs.setdefault(stays, Watched())
+        watched.fed |= lost.fed
+        for key, agent in lost.agents.items():
+            mine = watched.agents.get(key)
+            if mine is None:
+                watched.agents[key] = agent
+            else:
+                mine.fired |= agent.fired
+                mine.history = sorted([*mine.history, *agent.history], key=_when)
+                mine.states = self._agent().states
+                for observed in mine.history:
+                    for rule, state in zip(self._rules, mine.states, strict=True):
+                        for finding in rule.detector.observe(state, observed, rule.settings):
+                            mine.fired.add((rule.name, finding.onset_span_id))
+
+    def forget(self, run: Run) -> None:
+        self._runs.pop(run, None)
+
+    def _agent(self) -> Agent:
+        return Agent(states=[rule.detector.state() for rule in self._rules])
+
+    def _observed(self, call: Call) -> Observed:
+        return Observed(call.step, call.nano, call.failed)
+
+    def _observe(
+        self, run: Run, watched: Watched, agent: Agent, observed: Observed, call: Call, at_ns: int
+    ) -> Iterator[Alert]:
+        for rule, state in zip(self._rules, agent.states, strict=True):
+            for finding in rule.detector.observe(state, observed, rule.settings):
+                key = (rule.name, finding.onset_span_id)
+                if finding.state == "firing":
+                    if key in agent.fired:
+                        continue
+                    agent.fired.add(key)
+                run.wasted[f"{rule.name}|{finding.onset_span_id.hex()}"] = finding.wasted_nano
+                yield self._alert(run, watched, rule, finding, call, at_ns)
+
+    def _read_anew(self, run: Run, watched: Watched, agent: Agent, call: Call, at_ns: int) -> Iterator[Alert]:
+        agent.states = self._agent().states
+        for observed in list(agent.history):
+            for alert in self._observe(run, watched, agent, observed, call, at_ns):
+                if alert.state == "firing":
+                    yield alert
+
+    def _alert(self, run: Run, watched: Watched, rule: LoopRule, finding: Finding, call: Call, at_ns: int) -> Alert:
+        run_id = run.id
+        fingerprint = hashlib.blake2b(
+            f"{run.tenant}\0{rule.name}\0{run_id}\0{call.agent_key}\0{finding.shape}".encode(), digest_size=8
+        ).hexdigest()
+        if finding.state == "firing":
+            watched.episodes[fingerprint] = watched.episodes.get(fingerprint, 0) + 1
+        seq = watched.episodes.get(fingerprint, 1)
+        return Alert(
+            id=f"{fingerprint}-{seq}" if finding.state == "firing" else f"{fingerprint}-{seq}-{finding.state}",
+            tenant=run.tenant,
+            run_id=run_id,
+            trace_id=call.trace_id,
+            rule=rule.name,
+            category=rule.detector.category,
+            kind=finding.detector,
+            state=finding.state,
+            seq=seq,
+            severity=rule.severity or finding.severity,
+            span_ids=finding.span_ids,
+            onset_span_id=finding.onset_span_id,
+            at_span_id=finding.at_span_id,
+            at_ns=at_ns,
+            wasted_nano=finding.wasted_nano,
+            action=rule.action if rule.mode == "enforce" else "",
+            summary=finding.summary,
+            fingerprint=fingerprint,
+            evidence=evidence(run, call) | finding.evidence | ({"mode": "shadow"} if rule.mode == "shadow" else {}),
+        )
+
+
+def evidence(run: Run, call: Call) -> dict[str, object]:
+    """What an owner needs to judge: who, on what route, with which tools, at what cost so far. No content."""
+    calls = in_order(run.calls.values())
+    said = who(run.steps)
+    tools: dict[str, int] = {}
+    for one in calls:
+        if one.kind is Kind.TOOL:
+            name = one.step.tool or "unknown"
+            tools[name] = tools.get(name, 0) + 1
+    cost, lost = total(calls), wasted(run)
+    return {
+        **{dimension: said[dimension] for dimension in ("user", "team", "workflow") if dimension in said},
+        "agent": call.agent,
+        "model_route": [leg.model for leg in route(c for c in calls if c.kind in MODEL_KINDS)],
+        "tools": tools,
+        "retries": sum(c.failed for c in calls if c.kind in MODEL_KINDS) + sum(c.attempts - 1 for c in calls),
+        "cost_usd": None if cost is None else nano_to_text(cost),
+        "wasted_usd": None if lost is None else nano_to_text(lost),
+    }
+
+
+def _when(observed: Observed) -> tuple[int, int, bytes]:
+    step = observed.step
+    return step.end_ns, step.start_ns, step.span_id

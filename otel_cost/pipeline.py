@@ -1,0 +1,355 @@
+"""Pipeline: the order of the stages, once. The engine is pure: events and the time go in, effects come out.
+
+    decode → normalise → assemble → price → watch (detect → alert) → enrich → Effects
+
+Same input in the same order gives the same bytes, alerts and rows, whichever
+driver feeds it: `serve`, `replay`, a test.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from otel_cost.core.assemble import summary
+from otel_cost.core.assemble.runs import Caps, Runs
+from otel_cost.core.assemble.snapshot import thaw
+from otel_cost.core.enrich.attributes import (
+    call_attributes,
+    run_attributes,
+    step_attributes,
+    subtree_attributes,
+    trace_attributes,
+)
+from otel_cost.core.enrich.records import (
+    OWN_RESOURCE,
+    OWN_SCOPE,
+    alert_record,
+    correction_record,
+)
+from otel_cost.core.model.attributes import text
+from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
+from otel_cost.core.model.event import LogEvent, SpanEvent
+from otel_cost.core.model.step import Step
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Source, Status
+from otel_cost.core.normalise import normalise_log, normalise_span
+from otel_cost.core.normalise._read import who_of
+from otel_cost.core.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Protocol
+
+    from otel_cost.core.assemble.run import Change, Run
+    from otel_cost.core.model.call import Call
+    from otel_cost.core.model.finding import Alert
+    from otel_cost.core.model.run import ClosedRun
+    from otel_cost.core.price import PriceBook
+    from otel_cost.core.rules import RuleSet
+
+    class Snapshots(Protocol):
+        """Where closed runs sleep; `key`: a trace id in hex, `session:…` or a call id such as `response:…`."""
+
+        def find(self, tenant: str, key: str) -> bytes | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the engine's time means. `settle_ns`: how long roots, agents and ledger rows wait for late facts."""
+
+    settle_ns: int = 2 * 10**9
+    caps: Caps = field(default_factory=Caps)
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A record that waits its settle time: what it says downstream depends on what comes in the meantime."""
+
+    due_ns: int
+    event: SpanEvent
+    step: Step | None
+    run: Run
+    position: int
+
+
+class Engine:
+    """One engine, one thread. Feed it, let its time advance, carry out the effects it returns."""
+
+    def __init__(
+        self,
+        book: PriceBook,
+        rules: RuleSet,
+        settings: Settings | None = None,
+        snapshots: Snapshots | None = None,
+    ) -> None:
+        self.book = book
+        self.settings = settings or Settings()
+        self._snapshots = snapshots
+        self.runs = Runs(book.charge, self.settings.caps, self if snapshots is not None else None)
+        self._watch = Watch(rules.loops)
+        self._effects = Effects()
+        self._held: deque[Held] = deque()
+        self._rows: deque[tuple[int, Run, str, int]] = deque()  # (due, run, call id, position): not yet written
+        self._unwritten: set[tuple[Run, str]] = set()
+        self._went: dict[Run, Run] = {}
+
+    # ---- input -------------------------------------------------------------
+
+    def feed(self, signal: Signal, events: Sequence[SpanEvent | LogEvent], position: int, now_ns: int) -> None:
+        """Take one request's events, one by one by end time; what goes on at once keeps the sender's order."""
+        out: list[Outgoing | None] = [None] * len(events)
+        if signal is Signal.TRACES:
+            spans: list[SpanEvent] = events  # type: ignore[assignment]  # one request holds one signal
+            for index in sorted(range(len(spans)), key=lambda i: (spans[i].end_ns, spans[i].start_ns, spans[i].span_id)):
+                out[index] = self._span(spans[index], position, now_ns)
+        else:
+            logs: list[LogEvent] = events  # type: ignore[assignment]
+            for index in sorted(range(len(logs)), key=lambda i: (logs[i].time_ns, logs[i].span_id)):
+                out[index] = self._log(logs[index], position, now_ns)
+        self._effects.outgoing.extend(record for record in out if record is not None)
+
+    def forward(self, payload: bytes, position: int) -> None:
+        """Metrics go on as they came."""
+        self._effects.outgoing.append(Outgoing(Signal.METRICS, position, payload))
+
+    def advance(self, now_ns: int) -> None:
+        """Let time pass: what has settled goes on and is written, what is idle is closed."""
+        while self._held and self._held[0].due_ns <= now_ns:
+            self._effects.outgoing.append(self._released(self._held.popleft(), now_ns))
+        while self._rows and self._rows[0][0] <= now_ns:
+            _, run, call_id, _ = self._rows.popleft()
+            self._write(self._now(run), call_id)
+        for run in self.runs.idle(now_ns):
+            self._close(run, now_ns)
+
+    def close(self, now_ns: int) -> None:
+        """End of input: everything held goes on, every run is closed."""
+        while self._held:
+            self._effects.outgoing.append(self._released(self._held.popleft(), now_ns))
+        for run in list(self.runs):
+            self._close(run, now_ns)
+            self.runs.forget(run)
+
+    def take(self) -> Effects:
+        """What is to be done since the last call."""
+        effects, self._effects = self._effects, Effects()
+        return effects
+
+    def closed_view(self, tenant: str, key: str) -> ClosedRun | None:
+        """An open run as it would be written down now; `key`: a trace id in hex, a run id, a session."""
+        run = None
+        try:
+            run = self.runs.find(tenant, bytes.fromhex(key))
+        except ValueError:
+            pass
+        run = run or self.runs.find(tenant, f"session:{key}")
+        return None if run is None else summary.close(run)
+
+    def position(self) -> int | None:
+        """The oldest journal position whose effects are not all out or whose run is open; None: nothing is pending."""
+        known = [self.runs.position(), self._held[0].position if self._held else None]
+        return min((p for p in known if p is not None), default=None)
+
+    def find(self, tenant: str, key: str) -> Run | None:
+        """A sleeping run, awake; `Runs` asks."""
+        frozen = self._snapshots.find(tenant, key) if self._snapshots is not None else None
+        return None if frozen is None else thaw(frozen, self.book.charge, 0)
+
+    # ---- stages --------------------------------------------------------------
+
+    def _span(self, event: SpanEvent, position: int, now_ns: int) -> Outgoing | None:
+        step = normalise_span(event)
+        if step is None and not event.parent_id:
+            step = _bare_root(event)
+        run = self.runs.take(event.tenant, event.trace_id, step, position, now_ns)
+        steps = len(run.steps)
+        fresh = run.add_span(event.trace_id, event.span_id, event.parent_id, step)
+        self.runs.spans += fresh
+        self.runs.steps += len(run.steps) - steps
+        if fresh and step is not None and step.kind in MODEL_KINDS:
+            run = self.runs.twin(run, step)
+        self._follow(run, position, now_ns)
+        if not fresh:
+            self._effects.duplicates += 1
+            return None
+        if not event.parent_id or (step is not None and (step.rollup or step.kind is Kind.AGENT)):
+            self._held.append(Held(now_ns + self.settings.settle_ns, event, step, run, position))
+            return None
+        extra = b"" if step is None else self._extra(run, event.span_id, step)
+        call = None if step is None else _carried(run, step)
+        return Outgoing(Signal.TRACES, position, event.raw, extra, event.resource, event.scope, call)
+
+    def _log(self, event: LogEvent, position: int, now_ns: int) -> Outgoing:
+        step = normalise_log(event)
+        extra, call = b"", None
+        if step is not None:
+            run = self.runs.take(event.tenant, event.trace_id, step, position, now_ns)
+            steps = len(run.steps)
+            run.add_step(step)
+            self.runs.steps += len(run.steps) - steps
+            self._follow(run, position, now_ns)
+            call = _call_of(run, step)
+            if call is not None and all(told.source is Source.LOG for told in call.steps):
+                # Nothing but logs tells of it: the cost goes on with the record.
+                extra = call_attributes(call, run.id, Signal.LOGS)
+                run.told.setdefault(call.id, call.nano)
+            else:
+                call = None
+        return Outgoing(Signal.LOGS, position, event.raw, extra, event.resource, event.scope, call)
+
+    def _follow(self, run: Run, position: int, now_ns: int) -> None:
+        """What an event changed: runs that became one, calls that appeared or changed, agents that are one."""
+        for stays, went in self.runs.united():
+            self._went[went] = stays
+            self._watch.unite(stays, went)
+            for call_id in stays.calls:
+                self._schedule(stays, call_id, position, now_ns)
+        if not run.changes and not run.moves:
+            return
+        changes, run.changes = run.changes, []
+        moves, run.moves = run.moves, []
+        for was, now in moves:
+            self._alerts(self._watch.move(run, was, now, now_ns), position)
+        for change in changes:
+            self._changed(run, change, position, now_ns)
+
+    def _changed(self, run: Run, change: Change, position: int, now_ns: int) -> None:
+        call = change.new
+        if call is None:
+            gone = change.old
+            if gone is not None and gone.id in run.told:
+                self._correct(run, gone, run.told.pop(gone.id), None, "told by another record of the same call", now_ns)
+                self._effects.gone.append((run.tenant, gone.id))
+            return
+        if call.id in run.told and run.told[call.id] != call.nano:
+            self._correct(run, call, run.told[call.id], call.nano, "a later record tells more", now_ns)
+            run.told[call.id] = call.nano
+        self._schedule(run, call.id, position, now_ns)
+        self._alerts(self._watch.feed(run, call, now_ns), position)
+
+    def _schedule(self, run: Run, call_id: str, position: int, now_ns: int) -> None:
+        if (run, call_id) not in self._unwritten:
+            self._unwritten.add((run, call_id))
+            self._rows.append((now_ns + self.settings.settle_ns, run, call_id, position))
+
+    def _write(self, run: Run, call_id: str) -> None:
+        self._unwritten.discard((run, call_id))
+        call = run.calls.get(call_id)
+        if call is not None:
+            self._effects.calls.append((run.tenant, run.id, call))
+            run.told.setdefault(call.id, call.nano)
+            # The detectors have seen it, and another record of the same call would have come by now.
+            call.step.forget_content()
+            for step in call.steps:
+                step.forget_content()
+
+    def _correct(
+        self, run: Run, call: Call, old_nano: int | None, new_nano: int | None, why: str, now_ns: int
+    ) -> None:
+        if old_nano == new_nano:
+            return
+        step = call.step
+        said = Correction(run.tenant, run.id, call.id, step.trace_id, step.span_id, now_ns, old_nano, new_nano, why)
+        self._effects.corrections.append(said)
+        self._effects.outgoing.append(
+            Outgoing(Signal.LOGS, run.position, correction_record(said), b"", OWN_RESOURCE, OWN_SCOPE)
+        )
+
+    def _alerts(self, alerts: Iterable[Alert], position: int) -> None:
+        for alert in alerts:
+            self._effects.alerts.append(alert)
+            self._effects.outgoing.append(
+                Outgoing(Signal.LOGS, position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE)
+            )
+
+    def _extra(self, run: Run, span_id: bytes, step: Step) -> bytes:
+        """What a span says of its cost as it leaves; one span carries a call's cost, the others say `duplicate`."""
+        call = _call_of(run, step)
+        if call is None:
+            if step.rollup and step.usage is not None:
+                return step_attributes(Status.ROLLUP, run.id)
+            return run_attributes(run.id)
+        carrier = run.carrier.setdefault(call.id, span_id)
+        if carrier != span_id:
+            return step_attributes(Status.DUPLICATE, run.id)
+        run.told[call.id] = call.nano
+        return call_attributes(call, run.id)
+
+    def _released(self, held: Held, now_ns: int) -> Outgoing:
+        run, event, step = self._now(held.run), held.event, held.step
+        if step is not None and step.rollup and step.usage is not None:
+            run.bill_lone_rollups(step.end_ns)
+            self._follow(run, held.position, now_ns)
+        extra = b"" if step is None else self._extra(run, event.span_id, step)
+        trace = run.traces.get(event.trace_id)
+        if step is not None and step.kind is Kind.AGENT:
+            below = [call for call in run.calls.values() if step in run.place(call.steps[0]).agents]
+            extra += subtree_attributes(summary.total(below))
+        if not event.parent_id and trace is not None and trace.calls:
+            calls = trace.calls.values()
+            extra += trace_attributes(
+                summary.total(calls), summary.wasted(run), sum(call.kind in MODEL_KINDS for call in calls)
+            )
+            extra = extra if step is not None else run_attributes(run.id) + extra
+        call = None if step is None else _carried(run, step)
+        return Outgoing(Signal.TRACES, held.position, event.raw, extra, event.resource, event.scope, call)
+
+    def _close(self, run: Run, now_ns: int) -> None:
+        run.finish()
+        self._follow(run, run.position, now_ns)
+        for call_id in run.calls:
+            self._write(run, call_id)
+        self._effects.closed.append(summary.close(run))
+        self._watch.forget(run)
+
+    def _now(self, run: Run) -> Run:
+        """The run that a run has become part of."""
+        while run in self._went:
+            run = self._went[run]
+        return run
+
+
+def _call_of(run: Run, step: Step) -> Call | None:
+    component = run.component(step)
+    if component is None:
+        return None
+    for call in component:
+        if any(told is step or (told.span_id and told.span_id == step.span_id) for told in call.steps):
+            return call
+    return None
+
+
+def _carried(run: Run, step: Step) -> Call | None:
+    """The call whose cost this step's span carries downstream."""
+    call = _call_of(run, step)
+    return call if call is not None and run.carrier.get(call.id) == step.span_id else None
+
+
+_ROOT_KEYS = (b"session.id", b"conversation.id", b"user.id", b"user.email")
+
+
+def _bare_root(event: SpanEvent) -> Step | None:
+    """An application's own root span often says whose session it is; nothing else of it matters here."""
+    if not any(key in event.raw for key in _ROOT_KEYS):
+        return None
+    attributes = event.attributes
+    session = text(attributes, "gen_ai.conversation.id", "conversation.id", "session.id")
+    who = who_of(attributes, event.resource)
+    if session is None and not who:
+        return None
+    return Step(
+        source=Source.SPAN,
+        dialect="application",
+        scope=event.scope.name,
+        kind=Kind.OTHER,
+        tenant=event.tenant,
+        trace_id=event.trace_id,
+        span_id=event.span_id,
+        name=event.name or text(attributes, "http.route") or "",
+        start_ns=event.start_ns,
+        end_ns=event.end_ns,
+        session=session,
+        who=who,
+        failed=event.is_error,
+    )
