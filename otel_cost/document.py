@@ -311,6 +311,23 @@ def expand(document: Document, resolve: Callable[[str, str], str]) -> Document:
 # --- Validating ------------------------------------------------------------------------------------------------------
 
 
+class Mistake(NamedTuple):
+    """What a validator that looks deep into a value found there; `path` is relative to that value."""
+
+    path: Path
+    message: str
+    hint: str = ""
+    on_key: bool = False
+
+
+class Mistakes(ValueError):  # noqa: N818  # a list of findings, raised because that is how pydantic takes them
+    """Several mistakes inside one value, each at its own place."""
+
+    def __init__(self, items: Sequence[Mistake]) -> None:
+        self.items = tuple(items)
+        super().__init__("; ".join(item.message for item in self.items))
+
+
 def validate(document: Document, model: type[M], *, at: Path = ()) -> M:
     r"""The part of `document` at `at` as an instance of `model`.
 
@@ -332,6 +349,11 @@ def problems_of(error: ValidationError, document: Document, model: type[BaseMode
     found: dict[tuple[Path, bool], list[tuple[str, str]]] = {}
     for detail in error.errors(include_url=False):
         path, on_key = _path_of(detail, value)
+        cause = detail.get("ctx", {}).get("error")
+        if isinstance(cause, Mistakes):
+            for item in cause.items:
+                found.setdefault(((*at, *path, *item.path), item.on_key), []).append((item.message, item.hint))
+            continue
         shown = document.written.get((*at, *path))
         said = _say(detail, model, shown)
         told = found.setdefault(((*at, *path), on_key), [])

@@ -1,0 +1,157 @@
+"""Rules: what the operator wants, read from documents, checked to the last key, compiled once.
+
+A rule kind is one file in `kinds/`. `load_rules` lists every mistake of every
+document at once and refuses what this version cannot carry out: a rule that is
+silently ignored would be worse than none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import create_model
+
+from otel_cost.core.rules.kind import KINDS, Mode, RuleKind, Site, Strict
+from otel_cost.core.rules.kinds import contacts, defaults, identity, loops
+from otel_cost.document import in_file_order, nearest, validate
+from otel_cost.errors import DocumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from otel_cost.document import Document, Path
+    from otel_cost.errors import Problem
+
+R = TypeVar("R")
+
+
+def _file_model() -> type[Strict]:
+    fields: dict[str, Any] = {"version": (Literal[1], ...)}
+    for kind in KINDS.values():
+        one = kind.model | None if kind.single else tuple[kind.model, ...]  # type: ignore[name-defined]
+        fields[kind.name] = (one, None if kind.single else ())
+    return create_model("Rules", __base__=Strict, __doc__="One rule file.", **fields)
+
+
+RuleFile = _file_model()
+"""The model of a whole rule file, made from the registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Compiled rules of all documents, in the order in which they were given."""
+
+    rules: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def of(self, kind: RuleKind[R]) -> tuple[R, ...]:
+        """The rules of one kind: `rules.of(loops.KIND)`."""
+        return self.rules.get(kind.name, ())
+
+    @property
+    def defaults(self) -> defaults.Defaults:
+        given = self.of(defaults.KIND)
+        return given[0] if given else defaults.Defaults()
+
+    @property
+    def identity(self) -> identity.Identity:
+        """All documents together; a dimension is said in one place only."""
+        return identity.Identity(tuple(source for one in self.of(identity.KIND) for source in one.sources))
+
+    @property
+    def loops(self) -> tuple[loops.Loop, ...]:
+        """Loop rules that are not switched off."""
+        return tuple(rule for rule in self.of(loops.KIND) if rule.mode is not Mode.OFF)
+
+    def __len__(self) -> int:
+        return sum(len(rules) for name, rules in self.rules.items() if not KINDS[name].single)
+
+
+def load_rules(documents: Iterable[Document]) -> RuleSet:
+    """Check and compile rule documents.
+
+    Raises:
+        DocumentError: every mistake in every document: wrong keys and values, names given twice or
+            nowhere, kinds that this version has no engine for.
+    """
+    problems: list[Problem] = []
+    checked: list[tuple[Document, Strict]] = []
+    for document in documents:
+        try:
+            checked.append((document, validate(document, RuleFile)))
+        except DocumentError as error:
+            problems += error.problems
+    problems += _said_twice(checked)
+    if not problems:  # names in a document that did not load are not known
+        problems += _unknown_contacts(checked)
+    said = [model for _, file in checked for model, _ in _models(file, defaults.KIND)]
+    mode = said[0].mode if said else Mode.ENFORCE
+    rules: dict[str, list[Any]] = {}
+    for document, file in checked:
+        for kind in KINDS.values():
+            if kind.name not in file.model_fields_set:
+                continue
+            if kind.build is None:
+                supported = ", ".join(name for name, other in KINDS.items() if other.build)
+                what = f"`{kind.name}` is not supported yet by this version"
+                problems.append(document.problem((kind.name,), what, f"supported: {supported}", key=True))
+                continue
+            for model, path in _models(file, kind):
+                try:
+                    rules.setdefault(kind.name, []).append(kind.build(model, Site(document, path, mode)))
+                except DocumentError as error:
+                    problems += error.problems
+    if problems:
+        raise DocumentError(in_file_order(problems))
+    return RuleSet({name: tuple(found) for name, found in rules.items()})
+
+
+def rules_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a rule file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | RuleFile.model_json_schema()
+
+
+def _models(file: Strict, kind: RuleKind[Any]) -> list[tuple[Any, Path]]:
+    given = getattr(file, kind.name)
+    if kind.single:
+        return [] if given is None else [(given, (kind.name,))]
+    return [(model, (kind.name, index)) for index, model in enumerate(given)]
+
+
+def _said_twice(checked: list[tuple[Document, Strict]]) -> list[Problem]:
+    """Names of rules are unique over all kinds and files, because exceptions and tests point at them."""
+    first: dict[tuple[bool, str], tuple[Document, Path]] = {}
+    problems: list[Problem] = []
+    for document, file in checked:
+        for kind in KINDS.values():
+            for model, path in _models(file, kind):
+                if kind.single:
+                    said = [(f"{kind.name}.{key}", (*path, key)) for key in sorted(model.model_fields_set)]
+                else:
+                    said = [(model.name, (*path, "name"))] if model.name else []
+                for name, where in said:
+                    key = (kind is contacts.KIND, name)
+                    if key in first:
+                        place = first[key][0].place(first[key][1])
+                        what = f"`{name}` is given twice"
+                        problems.append(document.problem(where, what, f"first at {place.source}:{place.line}"))
+                    else:
+                        first[key] = (document, where)
+    return problems
+
+
+def _unknown_contacts(checked: list[tuple[Document, Strict]]) -> list[Problem]:
+    """Actions name contacts; a contact that does not exist would swallow the alert."""
+    known = [model.name for _, file in checked for model, _ in _models(file, contacts.KIND)]
+    problems: list[Problem] = []
+    for document, file in checked:
+        for model, path in _models(file, loops.KIND):
+            for index, action in enumerate(model.do):
+                told = action.alert or action.issue
+                names = () if told is None else (told.to,) if isinstance(told.to, str) else told.to
+                for name in names:
+                    if name not in known:
+                        hint = nearest(name, known) if known else "no `contacts` are given; a plain `alert:` tells all"
+                        what = f"unknown contact `{name}`"
+                        problems.append(document.problem((*path, "do", index), what, hint))
+    return problems
