@@ -63,6 +63,7 @@ class Run:
     _guesses: dict[tuple[str, int, int], list[Step]] = field(default_factory=dict)
     _component: dict[Step, Component] = field(default_factory=dict)
     _place: dict[Step, Place] = field(default_factory=dict)
+    _names: dict[Step, str] = field(default_factory=dict)  # the record that gave a call its id
     _rollups: list[Step] = field(default_factory=list)
     _closing: bool = False
 
@@ -201,18 +202,28 @@ class Run:
             over = {step: place.over for step in component.steps if (place := self.place(step)).over is not None}
             groups = join(component.steps, over)
         old = list(component.calls)
-        component.calls = []
+        made: list[tuple[Group, str, Call | None]] = []
         for group in groups:
             if group.rollup or (not self._closing and all(step.partial for step in group.steps)):
                 continue
-            before = next((call for call in old if not set(call.steps).isdisjoint(group.steps)), None)
+            name = self._name(group)
+            before = next((call for call in old if call.id == name), None)
             if before is not None:
-                old = [call for call in old if call is not before]
-            component.calls.append(self._call(group, before))
+                old.remove(before)
+            made.append((group, name, before))
         for call in old:
             self._drop(call)
+        component.calls = [self._call(group, name, before) for group, name, before in made]
 
-    def _call(self, group: Group, before: Call | None) -> Call:
+    def _name(self, group: Group) -> str:
+        """A call keeps its id while the record that gave it is one of its own, so that corrections find it."""
+        for step in group.steps:
+            if step in self._names:
+                return self._names[step]
+        name = self._names[group.steps[0]] = call_id(self.tenant, group.steps)
+        return name
+
+    def _call(self, group: Group, name: str, before: Call | None) -> Call:
         said, flags = speaker(group)
         place = self.place(group.steps[0])
         for step in group.steps[1:]:
@@ -226,7 +237,7 @@ class Run:
             flags |= {Flag.FAILED}
         agent = _agent(place)
         call = Call(
-            id=before.id if before is not None else call_id(self.tenant, group.steps),
+            id=name,
             step=said,
             steps=tuple(group.steps),
             charge=charge,
@@ -287,7 +298,7 @@ class Run:
                 lone = copy.copy(step)
                 lone.kind, lone.rollup = Kind.INFERENCE, False
                 lone.flags = step.flags | {Flag.AGGREGATE}
-                component.calls.append(self._call(Group([lone]), None))
+                component.calls.append(self._call(Group([lone]), call_id(self.tenant, [lone]), None))
 
     def _covered(self) -> set[Step]:
         """Roll-ups that sum up something told on its own."""
@@ -337,6 +348,8 @@ class Run:
             self.steps.append(step)
             if step in other._place:
                 self._place[step] = other._place[step]
+            if step in other._names:
+                self._names[step] = other._names[step]
             if step.rollup:
                 if step.usage is not None:
                     self._rollups.append(step)
