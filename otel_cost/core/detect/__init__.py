@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from otel_cost.core.detect._traits import Traits
+    from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.finding import Finding
     from otel_cost.core.model.step import Step
     from otel_cost.core.model.vocabulary import Category
@@ -25,13 +27,21 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Observed:
-    """One call as a detector sees it. `nano`: what it cost (None: no price known, as for most tools)."""
+    """One call as a detector sees it. `nano`: what it cost (None: no price known, as for most tools).
+
+    `charge` splits that cost by token kind where the caller has it (what carried
+    context costs cannot be told without). `traits` is filled on first use by
+    `_traits.traits_of` and shared by all detectors: it holds hashes and sizes only and
+    outlives the step's content, so a history can be read anew after `forget_content`.
+    """
 
     step: Step
     nano: int | None
     failed: bool
+    charge: Charge | None = None
+    traits: Traits | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

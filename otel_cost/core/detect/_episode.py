@@ -1,0 +1,105 @@
+"""Episodes: repeats that belong together, what their turns cost, and when they are over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from otel_cost.core.model.finding import Finding
+from otel_cost.core.model.vocabulary import Kind, Severity
+
+if TYPE_CHECKING:
+    from otel_cost.core.detect import Observed
+
+# A tool call further back than this has nothing to do with the present one.
+WINDOW: Final = 20
+# So many calls that bring something new end an episode: one lucky call does not.
+CALM: Final = 3
+_SPANS: Final = 64
+
+
+class Settings(BaseModel):
+    """What a rule may set under `with:`; a key that a detector does not know is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(slots=True)
+class Turns:
+    """What a turn costs [nano-USD]: the model calls that led to a tool call, plus the tool's own price.
+
+    Tools mostly have no price; what a repeated tool call costs is the model
+    calls around it. Of tools called side by side the first carries the turn's model
+    cost. None where a model call has no known price, or none was seen at all.
+    """
+
+    pending: int | None = None
+    begun: bool = False
+
+    def add(self, seen: Observed) -> int | None:
+        """Take a call in; of a tool call, the cost of the turn that it ends."""
+        if seen.step.kind is not Kind.TOOL:
+            nano = 0 if seen.nano is None and seen.failed else seen.nano  # a failed call is not billed
+            if not self.begun:
+                self.begun, self.pending = True, 0
+            self.pending = None if nano is None or self.pending is None else self.pending + nano
+            return None
+        cost = self.pending
+        if self.begun:
+            self.pending = 0
+        return cost if seen.nano is None else None if cost is None else cost + seen.nano
+
+
+@dataclass(slots=True)
+class Episode:
+    """Calls that repeat each other. The first is honest work; waste begins with the second, the onset."""
+
+    spans: list[bytes] = field(default_factory=list)
+    repeats: int = 0  # calls so far, the first included
+    wasted: int | None = 0  # nano-USD of every turn from the onset on
+    last: int = 0  # index of the last tool call that belongs here
+    quiet: int = 0  # calls that brought something new since then
+    firing: bool = False
+
+    def add(self, span_id: bytes, cost: int | None, at: int) -> None:
+        if self.repeats:
+            self.spend(cost)
+        self.repeats += 1
+        if len(self.spans) < _SPANS:
+            self.spans.append(span_id)
+        self.last, self.quiet = at, 0
+
+    def spend(self, cost: int | None) -> None:
+        self.wasted = None if cost is None or self.wasted is None else self.wasted + cost
+
+    def finding(
+        self,
+        detector: str,
+        at_span_id: bytes,
+        shape: str,
+        summary: str,
+        evidence: dict[str, str | int | None],
+        severity: Severity = Severity.WARNING,
+    ) -> Finding:
+        """The episode as of now: its firing the first time, its end the second."""
+        state = "resolved" if self.firing else "firing"
+        self.firing = True
+        wasteful = self.repeats - 1
+        return Finding(
+            detector=detector,
+            span_ids=tuple(self.spans),
+            onset_span_id=self.spans[1] if len(self.spans) > 1 else self.spans[0],
+            at_span_id=at_span_id,
+            wasted_nano=self.wasted,
+            shape=shape,
+            summary=summary,
+            severity=severity,
+            evidence={
+                "repeats": self.repeats,
+                "per_turn_nano": None if self.wasted is None or not wasteful else self.wasted // wasteful,
+                **evidence,
+            },
+            state=state,
+        )

@@ -1,0 +1,134 @@
+"""Shapes: what makes two errors, two results or two calls the same although their texts differ in details.
+
+Only keyed hashes of these texts are ever kept. The key keeps a reader of the
+ledger from testing guesses against it; a tenant's own secret goes in as `key`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from hashlib import blake2b
+from typing import Final
+
+DEFAULT_KEY: Final = b"otel-cost"
+
+# How much of a text is looked at. Errors say what they are at either end; a
+# longer text counts by its head, tail and exact hash.
+_ERROR_CHARS: Final = 1200
+_RESULT_CHARS: Final = 600
+_CANONICAL_CHARS: Final = 4096
+
+
+def keyed(text: str, key: bytes = DEFAULT_KEY) -> bytes:
+    """Eight bytes that stand for `text`. `key`: at most 64 bytes, the tenant's secret where there is one."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
+
+
+_FILE = (
+    r"\w+\.(?:py|pyi|js|jsx|ts|tsx|java|go|rs|c|h|cc|cpp|cs|rb|php|sh|sql"
+    r"|json|ya?ml|toml|xml|html|css|md|txt|csv|log)\b"
+)
+_FOLD_ERROR: Final = re.compile(
+    r"(?P<url>\b[a-z][a-z+.-]{1,9}://[^\s\"'`<>)\]]+)"
+    r"|(?P<time>\b\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:z|[+-]\d\d:?\d\d)?)?"
+    r"|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?)"
+    rf"|(?P<path>(?:\b[a-z]:)?(?:[\w.@~+-]*[/\\])+(?:[\w.@~+-]+)?|{_FILE})"
+    r"|(?P<id>\b0x[0-9a-f]+\b|\b(?=[0-9a-f-]*\d)[0-9a-f]{4,}(?:-[0-9a-f]{4,})+\b|\b(?=[a-f]*\d)[0-9a-f]{8,}\b"
+    r"|\b(?=[a-z_-]*\d)[\w-]*[a-z][\w-]*\d[\w-]{3,}\b)"
+    r"|(?P<number>(?:(?<!\w)[-+])?\d[\d.,_]*)"
+)
+_FOLDED: Final = {"url": "<url>", "time": "<time>", "path": "<path>", "id": "<id>", "number": "#"}
+_QUOTES: Final = str.maketrans({"‘": "'", "’": "'", "“": "'", "”": "'", '"': "'", "`": "'"})
+
+# A line that says what went wrong, among lines that say where.
+_TELLING: Final = re.compile(
+    r"error|exception|fail|fatal|cannot|can't|could not|not found|no such|denied|invalid|refused|unable|undefined"
+    r"|unexpected|missing|timed? ?out|too many|already exists|unknown|panic|abort|illegal|forbidden|unauthori[sz]ed",
+    re.IGNORECASE,
+)
+_FAILURES: Final = re.compile(
+    r"(\d+)\s+(?:tests?\s+)?(?:failed|failures?|failing|errors?)\b|\b(?:failures|errors|failed)\s*[=:]\s*(\d+)",
+    re.IGNORECASE,
+)
+_INFRASTRUCTURE: Final = re.compile(
+    r"rate.?limit|too many requests|overloaded|over capacity|time[d ]?.?out|unavailable|bad gateway|connection"
+    r"|internal.?server|server.?error|throttl|resource.?exhausted|deadline|econn|dns|(?:^|\b(?:http|status|code|error)\D{0,8})(?:408|409|425|429|5\d\d)\b",
+    re.IGNORECASE,
+)
+
+
+def error_shape(text: str) -> str:
+    """An error message without what changes from try to try: numbers, paths, ids, times, quotes, spacing.
+
+    Of a long text only the lines count that say what went wrong (a traceback's
+    last, a test report's failures); where none does, the last line counts.
+    """
+    lines = [line for line in _ends(text, _ERROR_CHARS).splitlines() if line.strip()]
+    if len(lines) > 1:
+        if any(line.startswith("Traceback (most recent call last)") for line in lines):
+            lines = [next((line for line in reversed(lines) if not line[0].isspace()), lines[-1])]
+        else:
+            lines = _telling(lines) or lines[-1:]
+    folded = (_FOLD_ERROR.sub(_fold, line[:300].lower()) for line in lines)
+    return " ".join(" ".join(dict.fromkeys(folded)).translate(_QUOTES).split())
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """The last three lines that say what went wrong; a bare heading ("ERROR:") brings the line below it."""
+    told: list[str] = []
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if _TELLING.search(line):
+            told.append(f"{line} {below}" if line.rstrip().endswith(":") else line)
+    return told[-3:]
+
+
+def _fold(found: re.Match[str]) -> str:
+    return _FOLDED[found.lastgroup or "number"]
+
+
+def failures(text: str) -> int | None:
+    """How many tests a report says have failed; None where it does not say."""
+    counts = [int(a or b) for a, b in _FAILURES.findall(_ends(text, _ERROR_CHARS))]
+    return max(counts) if counts else None
+
+
+def is_infrastructure(text: str) -> bool:
+    """Is this a fault of the way there (429, 5xx, timeout), not of what was asked?"""
+    return _INFRASTRUCTURE.search(text[:300]) is not None
+
+
+# Of a result only what cannot be news is folded; every other number is kept.
+_FOLD_RESULT: Final = re.compile(
+    r"\b\d{4}-\d\d-\d\d[tT ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:[zZ]|[+-]\d\d:?\d\d)?"
+    r"|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?"
+    r"|\b(?:0x[0-9a-fA-F]+|(?=[0-9a-fA-F-]*\d)[0-9a-fA-F]{8}-[0-9a-fA-F-]{12,}|(?=[a-f]*\d)[0-9a-f]{12,})\b"
+    r"|\b\d+(?:\.\d+)?\s?(?:ms|us|µs|ns|s|secs?|seconds?|minutes?)\b"
+    r"|\bpid[ =:]+\d+"
+)
+
+
+def result_shape(text: str) -> str:
+    """A result without white space, hex ids, durations, times and process ids; every other number is kept.
+
+    A long text is its folded head and tail with its number of lines, or, where nothing was folded, the text itself.
+    """
+    if len(text) <= 2 * _RESULT_CHARS:
+        return " ".join(_FOLD_RESULT.sub("~", text).split())
+    ends = text[:_RESULT_CHARS] + text[-_RESULT_CHARS:]
+    folded, count = _FOLD_RESULT.subn("~", ends)
+    return " ".join(folded.split()) + str(text.count("\n")) if count else text
+
+
+def canonical(arguments: str) -> str:
+    """Arguments with sorted keys and no spacing, so that the order a client writes them in does not matter."""
+    if arguments[:1] in "{[" and len(arguments) <= _CANONICAL_CHARS:
+        try:
+            return json.dumps(json.loads(arguments), sort_keys=True, separators=(",", ":"))
+        except (ValueError, RecursionError):
+            pass
+    return arguments
+
+
+def _ends(text: str, size: int) -> str:
+    return text if len(text) <= 2 * size else f"{text[:size]}\n{text[-size:]}"

@@ -1,0 +1,175 @@
+"""Traits: what all detectors want to know of one call, worked out once, as hashes, sketches and sizes.
+
+Computed in full when a call is first seen, because its content is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
+
+from otel_cost.core.detect._shape import canonical, error_shape, failures, is_infrastructure, keyed, result_shape
+from otel_cost.core.detect._verbs import command_verb, verb_of
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
+
+if TYPE_CHECKING:
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.model.step import Step
+
+
+class Traits:
+    """One call without its content. A trait is None where the sender does not tell what it needs."""
+
+    __slots__ = (
+        "call",
+        "chant",
+        "error",
+        "failed",
+        "failures",
+        "infrastructure",
+        "outcome",
+        "size",
+        "sketch",
+        "target",
+        "vague",
+        "verb",
+    )
+
+    call: bytes | None  # tool and arguments
+    outcome: bytes | None  # tool and what came back: the error's shape, else the result's
+    error: bytes | None  # the error's shape; None: not failed, or nothing is told about it
+    failed: bool  # says so, or its result reads so: some harnesses report a failing command as a success
+    vague: bool  # of the error only a type is told, which many different errors share
+    infrastructure: bool  # failed on the way there (429, 5xx, timeout)
+    failures: int | None  # failing tests that the result reports
+    sketch: Sketch | None  # of the arguments, for near-sameness
+    target: bytes | None  # the file the arguments name
+    verb: str  # what kind of tool this is: read, write, check, poll, plan, "" (unknown)
+    size: int | None  # of the result, in characters (or the sender's unit)
+    chant: int  # how often the text of a model call repeats its own ending
+
+    def __init__(self, step: Step, failed: bool) -> None:
+        self.call = self.outcome = self.error = self.sketch = self.target = self.size = self.failures = None
+        self.failed, self.infrastructure, self.vague, self.verb, self.chant = failed, False, False, "", 0
+        if step.kind is Kind.TOOL:
+            self._read_tool(step)
+        elif step.kind in MODEL_KINDS:
+            if step.output_text is not None:
+                self.chant = chants(step.output_text)
+                self.outcome = keyed(step.output_text)
+            if failed:
+                self._read_error(step, step.error_message)
+
+    def _read_tool(self, step: Step) -> None:
+        tool, arguments, result = step.tool or step.name, step.arguments, step.result
+        self.verb = verb_of(tool)
+        if arguments is not None:
+            arguments = canonical(arguments)
+            self.call = keyed(f"{tool}\0{arguments}")
+            self.sketch = Sketch(arguments)
+            self._read_arguments(arguments)
+        if result is not None:
+            self.size = len(result)
+            if not self.failed and _reads_failed(result):
+                self.failed = True
+        elif step.result_size is not None:
+            self.size = step.result_size
+        if self.failed:
+            self._read_error(step, step.error_message or result)
+            if self.error is not None:
+                self.outcome = self.error
+        told = result or step.error_message
+        self.failures = failures(told) if told else None
+        if result is not None and self.outcome is None:
+            self.outcome = keyed(f"{tool}\0{result_shape(result)}")
+
+    def _read_error(self, step: Step, message: str | None) -> None:
+        told = message or step.error_type
+        self.infrastructure = (
+            step.status_code in _INFRASTRUCTURE_STATUS
+            or bool(step.error_type and is_infrastructure(step.error_type))
+            or (step.kind is not Kind.TOOL and bool(message and is_infrastructure(message)))
+        )
+        if message:
+            self.error = keyed(f"{step.tool or step.model}\0{error_shape(message)}")
+        elif told:
+            self.vague = True
+            self.error = keyed(f"{step.tool or step.model}\0{told}")
+
+    def _read_arguments(self, arguments: str) -> None:
+        found = _TARGET.search(arguments)
+        if found:
+            self.target = keyed(found[1])
+        command = _COMMAND.search(arguments)
+        if command:
+            self.verb = command_verb(command[1]) or self.verb
+
+
+_INFRASTRUCTURE_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)})
+_TARGET: Final = re.compile(
+    r'"(?:(?:absolute_|notebook_)?(?:file_?)?path|(?:target_)?file(?:_?name)?|uri)":"([^"]+)"', re.IGNORECASE
+)
+_COMMAND: Final = re.compile(r'"(?:command|cmd|script)":\[?"((?:[^"\\]|\\.)*)')
+
+
+def traits_of(seen: Observed) -> Traits:
+    """The traits of a call, worked out on first use."""
+    traits = seen.traits
+    if traits is None:
+        traits = seen.traits = Traits(seen.step, seen.failed)
+    return traits
+
+
+_READS_FAILED: Final = re.compile(r"\s*(?:error\b|traceback \(most recent|exception\b|fatal\b|failure:)", re.IGNORECASE)
+_EXIT_CODE: Final = re.compile(
+    r"\bexit(?:ed)?(?:[ _]?with)?(?:[ _]?status)?[ _]?(?:code)?[\"']?\s*[:=]?\s*[1-9]|\bis_?error[\"']?\s*[:=]\s*true",
+    re.IGNORECASE,
+)
+
+
+def _reads_failed(result: str) -> bool:
+    """Some harnesses report a command that exits 1 as a success; its result says otherwise."""
+    if _READS_FAILED.match(result):
+        return True
+    ends = result if len(result) < 400 else result[:200] + result[-200:]
+    return _EXIT_CODE.search(ends) is not None
+
+
+_WORDS: Final = re.compile(r"\w+|[^\w\s]")
+_PATHS: Final = re.compile(r"[\w.~@+-]*/[\w./~@+*-]*|\b[\w-]+\.[a-z]{1,4}\b")
+_SKETCH_CHARS: Final = 400
+_SKETCH_SIZE: Final = 32
+
+
+class Sketch:
+    """Arguments as the smallest hashes of their words (bottom-k), their paths apart: two files are not one."""
+
+    __slots__ = ("paths", "words")
+
+    def __init__(self, text: str) -> None:
+        if len(text) > 2 * _SKETCH_CHARS:
+            text = text[:_SKETCH_CHARS] + text[-_SKETCH_CHARS:]
+        raw = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        self.paths = crc32("\0".join(sorted(set(_PATHS.findall(raw)))).encode())
+        words = {crc32(word.encode()) for word in set(_WORDS.findall(raw))}
+        self.words = frozenset(words if len(words) <= _SKETCH_SIZE else sorted(words)[:_SKETCH_SIZE])
+
+    def near(self, other: Sketch, least: float) -> bool:
+        """Do both name the same paths and share at least `least` of their words (Jaccard)?"""
+        if self.paths != other.paths:
+            return False
+        shared = len(self.words & other.words)
+        return shared >= least * (len(self.words) + len(other.words) - shared)
+
+
+_CHUNK: Final = 50
+
+
+def chants(text: str) -> int:
+    """How often a text says its last (or third-quarter) 50 characters; a model that chants goes on to its limit."""
+    if len(text) < 10 * _CHUNK:
+        return 0
+    text = text[-20_000:]
+    at = len(text) * 3 // 4
+    return max(text.count(text[-_CHUNK:]), text.count(text[at : at + _CHUNK]))

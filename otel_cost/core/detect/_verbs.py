@@ -1,0 +1,65 @@
+"""Verbs: what a tool does (read, write, check, poll, plan), guessed from its name or its command."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+
+def _names(*words: str) -> re.Pattern[str]:
+    return re.compile("|".join(words), re.IGNORECASE)
+
+
+# The first that fits: `wait_for_test` waits, `create_test` writes only where no check fits before.
+_TOOLS: Final = (
+    ("poll", _names("poll", "wait", "sleep", "status", "heartbeat", "output$", "get_?job")),
+    ("check", _names("test", "lint", "check", "verify", "validate", "compile", "build")),
+    ("plan", _names("think", "plan", "todo", "reflect", "memo", "note(?!book)")),
+    (
+        "write",
+        _names("write", "edit", "create", "patch", "replace", "insert", "update", "delete", "remove", "apply", "save"),
+    ),
+    ("read", _names("read", "view", "open", "^cat", "get", "list", "^ls", "search", "find", "grep", "glob", "fetch")),
+)
+
+
+@lru_cache(maxsize=2048)
+def verb_of(tool: str) -> str:
+    """What a tool does, guessed from its name; "" where the name does not say."""
+    return next((verb for verb, names in _TOOLS if names.search(tool)), "")
+
+
+def _at_start(*words: str) -> str:
+    """The words where a shell command begins: at the start, after `;`, `&&`, `|`, with variables set before."""
+    return rf"(?:^|[;&|]\s*)(?:\w+=\S+\s+)*(?:{'|'.join(words)})"
+
+
+_COMMANDS: Final = (
+    ("write", re.compile(r"^(?:create|str_replace|insert|write|edit)\b")),  # sub-commands of editors
+    ("read", re.compile(r"^(?:view|open)\b")),
+    (
+        "check",
+        re.compile(r"\b(?:py)?tests?\b|\b(?:tox|jest|rspec|phpunit|mypy|ruff|eslint|tsc|lint|build|compile|make)\b"),
+    ),
+    (
+        "write",
+        re.compile(
+            _at_start(
+                "rm ", "mv ", "cp ", "tee ", "touch ", "mkdir ", "sed -i", "chmod ", "patch ", "git (?:apply|add|co)"
+            )
+            + r"|>>?\s*[\w/.]"
+        ),
+    ),
+    ("poll", re.compile(_at_start("sleep ", "wait ", "watch "))),
+    (
+        "check",
+        re.compile(_at_start(r"python[\d.]* ", "node ", "ruby ", "go run", "cargo run", "java ", "bash ", r"\./")),
+    ),
+)
+
+
+def command_verb(command: str) -> str:
+    """What a shell command (or an editor's sub-command) does, guessed from its words; "" where they do not say."""
+    command = command[:200]
+    return next((verb for verb, words in _COMMANDS if words.search(command)), "")

@@ -1,0 +1,132 @@
+"""Growing context: every call re-sends more of what was said before, and pays for it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import Field
+
+from otel_cost.core.detect import Detector, register
+from otel_cost.core.detect._carried import carried_nano
+from otel_cost.core.detect._episode import Settings
+from otel_cost.core.model.finding import Finding
+from otel_cost.core.model.vocabulary import Category, Kind, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.model.usage import Usage
+
+
+class GrowingContext(Settings):
+    """Input tokens rise call after call without a compaction."""
+
+    turns: Annotated[int, Field(ge=2)] = 8
+    """Model calls running whose input is larger than that of the call before."""
+    factor: Annotated[float, Field(gt=1)] = 3.0
+    """How many times the input at the start of the growth it must have become."""
+    min_tokens: Annotated[int, Field(ge=0)] = 20_000
+    """Input tokens below which growth is not worth a word."""
+    window_tokens: Annotated[int, Field(gt=0)] = 200_000
+    """Context window of the model [tokens]; from half of it on the finding is a warning, before it a notice."""
+
+
+@dataclass(slots=True)
+class Growth:
+    """One model's calls since its context was last small."""
+
+    first: Usage
+    last: Usage
+    span_ids: list[bytes]
+    rises: int = 0
+    carried: int = 0  # tokens beyond the first call's input that were sent again, summed over the calls
+    wasted: int | None = 0  # nano-USD for those
+    firing: bool = False
+
+
+@dataclass(slots=True)
+class State:
+    """One agent's growths, by model: a small model called on the side does not end the large one's."""
+
+    growths: dict[str, Growth] = field(default_factory=dict)
+
+
+_MODELS: Final = 4
+_SPANS: Final = 64
+_COMPACTED: Final = 0.7  # a fall below this share of the last input is a compaction or a new conversation
+
+
+def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterator[Finding]:
+    """Feed one call; yield when the context has grown for long enough, and when it has shrunk again.
+
+    Waste is what the tokens beyond the first call's input cost each time they were sent again,
+    at the cached price where they were read from a cache.
+    """
+    step = seen.step
+    usage = step.usage
+    if step.kind is not Kind.INFERENCE or usage is None or seen.failed:
+        return
+    model = step.model or ""
+    growth = state.growths.get(model)
+    if growth is None or usage.input <= growth.last.input:
+        if growth is not None and usage.input > _COMPACTED * growth.last.input:
+            return  # a thought dropped or a call on the side; the context is still there
+        if growth is not None and growth.firing:
+            yield _finding(growth, step.span_id, model, settings)
+        if growth is None and len(state.growths) == _MODELS:
+            del state.growths[next(iter(state.growths))]
+        state.growths[model] = Growth(usage, usage, [step.span_id])
+        return
+    again = growth.last.input - growth.first.input
+    nano = carried_nano(seen, again)
+    growth.carried += again
+    growth.wasted = None if nano is None or growth.wasted is None else growth.wasted + nano
+    growth.rises += 1
+    growth.last = usage
+    if len(growth.span_ids) < _SPANS:
+        growth.span_ids.append(step.span_id)
+    if (
+        not growth.firing
+        and growth.rises >= settings.turns
+        and usage.input >= settings.min_tokens
+        and usage.input >= settings.factor * growth.first.input
+    ):
+        yield _finding(growth, step.span_id, model, settings)
+
+
+def _finding(growth: Growth, at_span_id: bytes, model: str, settings: GrowingContext) -> Finding:
+    state = "resolved" if growth.firing else "firing"
+    growth.firing = True
+    first, last = growth.first, growth.last
+    return Finding(
+        detector=DETECTOR.name,
+        span_ids=tuple(growth.span_ids),
+        onset_span_id=growth.span_ids[1],
+        at_span_id=at_span_id,
+        wasted_nano=growth.wasted,
+        shape=f"context:{model}",
+        summary=f"input grew from {first.input} to {last.input} tokens over {growth.rises + 1} calls",
+        severity=Severity.WARNING if 2 * last.input >= settings.window_tokens else Severity.NOTICE,
+        evidence={
+            "model": model,
+            "first_input_tokens": first.input,
+            "last_input_tokens": last.input,
+            "rises": growth.rises,
+            "carried_tokens": growth.carried,
+            "first_cached_percent": _cached_percent(first),
+            "last_cached_percent": _cached_percent(last),
+        },
+        state=state,
+    )
+
+
+def _cached_percent(usage: Usage) -> int | None:
+    return None if usage.cache_read is None or not usage.input else 100 * usage.cache_read // usage.input
+
+
+DETECTOR = Detector(
+    name="growing_context", category=Category.WASTE, settings=GrowingContext, state=State, observe=observe
+)
+register(DETECTOR)

@@ -1,0 +1,115 @@
+"""Repeated error: a tool or model fails the same way again and again, and each retry is paid for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from otel_cost.core.detect import Detector, register
+from otel_cost.core.detect._episode import CALM, WINDOW, Episode, Settings, Turns
+from otel_cost.core.detect._traits import traits_of
+from otel_cost.core.model.vocabulary import Category, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.model.finding import Finding
+
+
+class RepeatedError(Settings):
+    """The same tool fails with the same message, whatever its arguments."""
+
+    count: Annotated[int, Field(ge=2)] = 3
+    """Failures of one shape that make it a loop: one retry is healthy, two may be bad luck."""
+
+
+@dataclass(slots=True)
+class Streak:
+    """Failures of one shape."""
+
+    tool: str
+    shape: bytes
+    call: bytes | None
+    failures: int | None
+    calm: int  # calls that go well in between, from which on the streak is over
+    varied: bool = False  # the arguments were not always the same
+    episode: Episode = field(default_factory=Episode)
+
+
+@dataclass(slots=True)
+class State:
+    """What one agent's recent failures have in common."""
+
+    turns: Turns = field(default_factory=Turns)
+    calls: int = 0
+    streaks: dict[bytes, Streak] = field(default_factory=dict)
+
+
+def observe(state: State, seen: Observed, settings: RepeatedError) -> Iterator[Finding]:
+    """Feed one call; yield when a streak is long enough, and when it has ended.
+
+    Other calls may lie between the failures (`rm`, then the same `create` again).
+    A streak ends when the call that failed succeeds, when fewer tests fail than
+    before, or after a few calls that went well. Faults of the network or of a
+    rate limit are no streak: retries of those are `retry_storm`.
+    """
+    step, traits, cost = seen.step, traits_of(seen), state.turns.add(seen)
+    if step.kind is Kind.TOOL:
+        state.calls += 1
+    elif not traits.failed:
+        return
+    shape = traits.error
+    if not traits.failed or traits.infrastructure or shape is None:
+        if state.streaks:
+            yield from _calm(state, seen)
+        return
+    streak = state.streaks.get(shape)
+    if streak is not None and _progress(streak.failures, traits.failures):
+        if streak.episode.firing:
+            yield _finding(streak, step.span_id)
+        streak = None
+    if streak is None or (state.calls - streak.episode.last > WINDOW and not streak.episode.firing):
+        # Where only the error's type is told, two failures are the same only if nothing went well in between.
+        calm = 1 if traits.vague else CALM
+        streak = Streak(step.tool or step.model or step.name, shape, traits.call, traits.failures, calm)
+        state.streaks[shape] = streak
+        if len(state.streaks) > WINDOW:
+            del state.streaks[next(iter(state.streaks))]
+    streak.varied |= traits.call != streak.call
+    streak.failures = traits.failures
+    streak.episode.add(step.span_id, cost if step.kind is Kind.TOOL else 0, state.calls)
+    if streak.episode.repeats >= settings.count and not streak.episode.firing:
+        yield _finding(streak, step.span_id)
+
+
+def _progress(before: int | None, now: int | None) -> bool:
+    return before is not None and now is not None and now < before
+
+
+def _calm(state: State, seen: Observed) -> Iterator[Finding]:
+    traits = traits_of(seen)
+    for shape, streak in list(state.streaks.items()):
+        solved = traits.call is not None and traits.call == streak.call and not traits.failed
+        streak.episode.quiet += 1
+        if solved or streak.episode.quiet >= streak.calm:
+            if streak.episode.firing:
+                yield _finding(streak, seen.step.span_id)
+            del state.streaks[shape]
+
+
+def _finding(streak: Streak, at_span_id: bytes) -> Finding:
+    episode = streak.episode
+    return episode.finding(
+        DETECTOR.name,
+        at_span_id,
+        shape=f"{streak.tool}:{streak.shape.hex()}",
+        summary=f"{streak.tool} failed the same way {episode.repeats} times",
+        evidence={"tool": streak.tool, "arguments": "varied" if streak.varied else "same"},
+    )
+
+
+DETECTOR = Detector(name="repeated_error", category=Category.LOOP, settings=RepeatedError, state=State, observe=observe)
+register(DETECTOR)
