@@ -87,6 +87,7 @@ class Engine:
         self.settings = settings or Settings()
         self._snapshots = snapshots
         self.runs = Runs(book.charge, self.settings.caps, self if snapshots is not None else None)
+        self._identity = rules.identity
         self._watch = Watch(rules.loops)
         self._effects = Effects()
         self._held: deque[Held] = deque()
@@ -162,6 +163,7 @@ class Engine:
         step = normalise_span(event)
         if step is None and not event.parent_id:
             step = _bare_root(event)
+        self._identify(step, event)
         run = self.runs.take(event.tenant, event.trace_id, step, position, now_ns)
         steps = len(run.steps)
         fresh = run.add_span(event.trace_id, event.span_id, event.parent_id, step)
@@ -182,6 +184,7 @@ class Engine:
 
     def _log(self, event: LogEvent, position: int, now_ns: int) -> Outgoing:
         step = normalise_log(event)
+        self._identify(step, event)
         extra, call = b"", None
         if step is not None:
             run = self.runs.take(event.tenant, event.trace_id, step, position, now_ns)
@@ -197,6 +200,15 @@ class Engine:
             else:
                 call = None
         return Outgoing(Signal.LOGS, position, event.raw, extra, event.resource, event.scope, call)
+
+    def _identify(self, step: Step | None, event: SpanEvent | LogEvent) -> None:
+        """Where the rules say who spends, they have the last word."""
+        if step is None or not self._identity.sources:
+            return
+        said = self._identity.of(event.attributes, event.resource.attributes)
+        step.session = said.pop("session", step.session)
+        step.agent = said.pop("agent", step.agent)
+        step.who = step.who | said
 
     def _follow(self, run: Run, position: int, now_ns: int) -> None:
         """What an event changed: runs that became one, calls that appeared or changed, agents that are one."""

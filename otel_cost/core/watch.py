@@ -16,6 +16,8 @@ from otel_cost.core.detect import Observed
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
+from otel_cost.core.rules.kind import Mode
+from otel_cost.core.rules.match import lookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.finding import Finding
-    from otel_cost.core.rules import LoopRule
+    from otel_cost.core.rules.kinds.loops import Loop
 
 # How much of one agent's history is kept for a re-reading; loops are far shorter.
 _HISTORY: Final = 400
@@ -50,12 +52,12 @@ class Watched:
 class Watch:
     """The detectors of one rule set over every open run."""
 
-    def __init__(self, rules: Sequence[LoopRule]) -> None:
-        self._rules = [rule for rule in rules if rule.mode != "off"]
+    def __init__(self, rules: Sequence[Loop]) -> None:
+        self._rules = list(rules)
         self._runs: dict[Run, Watched] = {}
 
     def feed(self, run: Run, call: Call, at_ns: int) -> Iterator[Alert]:
-        """Show a call to the detectors, once; a call that turned out to have failed is read anew."""
+        """Show a call to the detectors, once; a call that turned out to have failed is read anew. Content may be gone after."""
         watched = self._runs.get(run)
         if watched is None:
             watched = self._runs[run] = Watched()
@@ -132,6 +134,8 @@ class Watch:
     ) -> Iterator[Alert]:
         for rule, state in zip(self._rules, agent.states, strict=True):
             for finding in rule.detector.observe(state, observed, rule.settings):
+                if rule.match.names and not rule.match(lookup(facts(run, call))):
+                    continue
                 key = (rule.name, finding.onset_span_id)
                 if finding.state == "firing":
                     if key in agent.fired:
@@ -147,7 +151,7 @@ class Watch:
                 if alert.state == "firing":
                     yield alert
 
-    def _alert(self, run: Run, watched: Watched, rule: LoopRule, finding: Finding, call: Call, at_ns: int) -> Alert:
+    def _alert(self, run: Run, watched: Watched, rule: Loop, finding: Finding, call: Call, at_ns: int) -> Alert:
         run_id = run.id
         fingerprint = hashlib.blake2b(
             f"{run.tenant}\0{rule.name}\0{run_id}\0{call.agent_key}\0{finding.shape}".encode(), digest_size=8
@@ -171,11 +175,29 @@ class Watch:
             at_span_id=finding.at_span_id,
             at_ns=at_ns,
             wasted_nano=finding.wasted_nano,
-            action=rule.action if rule.mode == "enforce" else "",
+            action=rule.action if rule.mode is Mode.ENFORCE else "",
             summary=finding.summary,
             fingerprint=fingerprint,
-            evidence=evidence(run, call) | finding.evidence | ({"mode": "shadow"} if rule.mode == "shadow" else {}),
+            evidence=evidence(run, call) | finding.evidence | ({"mode": rule.mode.value} if rule.mode is Mode.SHADOW else {}),
         )
+
+
+def facts(run: Run, call: Call) -> dict[str, object]:
+    """What a rule's `match` may ask about a call; dimensions the call itself does not tell come from its run."""
+    step = call.step
+    return who(run.steps) | {
+        **call.who,
+        "tenant": run.tenant,
+        "run": run.id,
+        "session": step.session or min(run.sessions, default=None),
+        "agent": call.agent,
+        "model": step.model,
+        "provider": step.provider,
+        "tool": step.tool,
+        "kind": call.kind.value,
+        "status": call.charge.status.value,
+        "failed": call.failed,
+    }
 
 
 def evidence(run: Run, call: Call) -> dict[str, object]:

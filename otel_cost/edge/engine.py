@@ -1,0 +1,38 @@
+"""Engine from a config: prices and rules are read here, so that every driver runs the very same one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_cost.core.assemble.runs import Caps
+from otel_cost.edge.config import read_rules
+from otel_cost.edge.files import load_price_book
+from otel_cost.pipeline import Engine, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_cost.edge.config import Config
+    from otel_cost.pipeline import Snapshots
+
+
+def build_engine(
+    config: Config, *, rules: Sequence[str] | None = None, snapshots: Snapshots | None = None
+) -> Engine:
+    """The engine that a config describes; `rules` take the place of the configured ones.
+
+    Raises:
+        UsageError: a file that is named is not there.
+        DocumentError: a rule or price file has mistakes.
+    """
+    caps = Caps(
+        idle_ns=config.engine.idle,
+        open_spans=config.engine.max_open_spans,
+        open_steps=config.engine.max_open_steps,
+    )
+    return Engine(
+        load_price_book(config.prices),
+        read_rules(config.rules if rules is None else rules),
+        Settings(settle_ns=config.engine.settle, caps=caps),
+        snapshots,
+    )
