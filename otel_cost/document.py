@@ -18,7 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from otel_cost.errors import DocumentError, Problem
 
@@ -346,30 +346,33 @@ def validate(document: Document, model: type[M], *, at: Path = ()) -> M:
 def problems_of(error: ValidationError, document: Document, model: type[BaseModel], *, at: Path = ()) -> list[Problem]:
     """What pydantic found, in the words of this project and at the places of `document`."""
     value = document.at(at)
-    found: dict[tuple[Path, bool], list[tuple[str, str]]] = {}
+    found: dict[tuple[Path, bool], dict[_Said, None]] = {}
     for detail in error.errors(include_url=False):
         path, on_key = _path_of(detail, value)
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, Mistakes):
             for item in cause.items:
-                found.setdefault(((*at, *path, *item.path), item.on_key), []).append((item.message, item.hint))
+                said = found.setdefault(((*at, *path, *item.path), item.on_key), {})
+                said[_Said(item.message, item.hint)] = None
             continue
-        shown = document.written.get((*at, *path))
-        said = _say(detail, model, shown)
-        told = found.setdefault(((*at, *path), on_key), [])
-        if said not in told:
-            told.append(said)
+        said = found.setdefault(((*at, *path), on_key), {})
+        said[_say(detail, model, document.written.get((*at, *path)))] = None
     problems = []
-    for (path, on_key), said_here in found.items():
+    for (path, on_key), said in found.items():
         # Members of a union complain one by one about the same value: one sentence for all of them.
-        merged: list[tuple[str, str]] = []
-        kinds = [text.removeprefix(_EXPECTED) for text, _ in said_here if text.startswith(_EXPECTED)]
-        if kinds:
-            shown = document.written.get(path) or _shown(document.at(path))
-            merged.append((f"{shown} is not {' or '.join(dict.fromkeys(kinds))}", said_here[0][1]))
-        merged += [item for item in said_here if not item[0].startswith(_EXPECTED)]
-        problems += [document.problem(path, message, hint, key=on_key) for message, hint in merged]
+        kinds = [one for one in said if one.expected]
+        if len(kinds) > 1:
+            message = f"{kinds[0].message} or {' or '.join(one.expected for one in kinds[1:])}"
+            problems.append(document.problem(path, message, kinds[0].hint, key=on_key))
+        alone = [one for one in said if not one.expected or len(kinds) == 1]
+        problems += [document.problem(path, one.message, one.hint, key=on_key) for one in alone]
     return in_file_order(problems)
+
+
+class _Said(NamedTuple):
+    message: str
+    hint: str = ""
+    expected: str = ""  # "a whole number", where the message is "… is not a whole number"
 
 
 def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
@@ -407,8 +410,6 @@ def _path_of(detail: ErrorDetails, value: object) -> tuple[Path, bool]:
     return tuple(path), on_key
 
 
-_EXPECTED: Final = "\0"  # marks "what was expected", to be joined over the members of a union
-
 _KINDS: Final = {
     "string": "text",
     "int": "a whole number",
@@ -434,36 +435,34 @@ _BOUNDS: Final = {
 }
 
 
-def _say(detail: ErrorDetails, model: type[BaseModel], written: str | None) -> tuple[str, str]:
-    """(message, hint) of one pydantic error."""
+def _say(detail: ErrorDetails, model: type[BaseModel], written: str | None) -> _Said:
+    """One pydantic error in our words. `written`: what stood there before it was expanded."""
     kind, context = detail["type"], detail.get("ctx", {})
     shown = _shown(detail["input"]) if written is None else f"`{written}`"
+    if SecretStr in _annotations(model, detail["loc"]):
+        shown = "the secret"
     if kind == "missing":
-        return f"`{detail['loc'][-1]}` is missing", ""
+        return _Said(f"`{detail['loc'][-1]}` is missing")
     if kind == "extra_forbidden":
         key = str(detail["loc"][-1])
-        return f"unknown key `{key}`", nearest(key, _allowed_keys(model, detail["loc"][:-1]))
+        return _Said(f"unknown key `{key}`", nearest(key, _allowed_keys(model, detail["loc"][:-1])))
     if kind in {"literal_error", "enum"}:
         allowed = re.findall(r"'([^']*)'", context.get("expected", "")) or [context.get("expected", "")]
-        return f"{shown} is not allowed", nearest(str(detail["input"]), allowed)
-    if kind == "union_tag_invalid":
-        allowed = re.findall(r"'([^']*)'", context.get("expected_tags", ""))
-        return f"`{context.get('tag')}` is not allowed", nearest(str(context.get("tag")), allowed)
+        return _Said(f"{shown} is not allowed", nearest(str(detail["input"]), allowed))
     if kind == "value_error":
         message, _, hint = str(context["error"]).partition("\n")
-        return message, hint
+        return _Said(message, hint)
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        return f"{shown} must be {words} {context[name]}", ""
+        return _Said(f"{shown} must be {words} {context[name]}")
     if kind == "string_pattern_mismatch":
-        return f"{shown} does not have the right form", f"it must match {context['pattern']}"
-    if kind == "string_type" and isinstance(detail["input"], int | Decimal):
-        return f"{_EXPECTED}text", "put it in quotes"
+        return _Said(f"{shown} does not have the right form", f"it must match {context['pattern']}")
     expected = _KINDS.get(kind.partition("_")[0])
     if expected and kind.endswith(("_type", "_parsing", "_from_float", "_required")):
-        return f"{_EXPECTED}{expected}", ""
+        in_quotes = expected == "text" and isinstance(detail["input"], int | Decimal)
+        return _Said(f"{shown} is not {expected}", "put it in quotes" if in_quotes else "", expected)
     message = detail["msg"]
-    return f"{shown}: {message[:1].lower()}{message[1:]}", ""
+    return _Said(f"{shown}: {message[:1].lower()}{message[1:]}")
 
 
 def _shown(value: object) -> str:
@@ -482,16 +481,21 @@ def _shown(value: object) -> str:
 
 def _allowed_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """Names of the fields of the model (or models, in a union) that `location` leads to."""
-    here: list[object] = [model]
-    for part in location:
-        inner = [item for annotation in here for item in _step(annotation, part)]
-        here = inner or [item for item in here if getattr(item, "__name__", None) == part] or here
     keys: dict[str, None] = {}
-    for annotation in here:
+    for annotation in _annotations(model, location):
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             for name, info in annotation.model_fields.items():
                 keys[info.alias or name] = None
     return list(keys)
+
+
+def _annotations(model: type[BaseModel], location: Sequence[str | int]) -> list[object]:
+    """The types that are allowed where `location` leads to."""
+    here: list[object] = [model]
+    for part in location:
+        inner = [item for annotation in here for item in _step(annotation, part)]
+        here = inner or [item for item in here if getattr(item, "__name__", None) == part] or here
+    return here
 
 
 def _step(annotation: object, part: str | int) -> Iterator[object]:

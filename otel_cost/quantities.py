@@ -10,7 +10,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, InstanceOf, WithJsonSchema
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer, WithJsonSchema
 
 _NS: Final = {
     "ns": 1,
@@ -39,6 +39,12 @@ def duration_ns(written: object) -> int:
         return round(sum(Fraction(number) * _NS[unit] for number, unit in parts))
     message = f"`{_short(text)}` is not a duration\nwrite a number and a unit (ms, s, m, h, d, w), for example `5s`"
     raise ValueError(message)
+
+
+def duration_text(nanoseconds: int) -> str:
+    """Nanoseconds → the shortest way to write them: `5s`, `30m`."""
+    unit = next((unit for unit in ("w", "d", "h", "m", "s", "ms", "us") if nanoseconds % _NS[unit] == 0), "ns")
+    return f"{nanoseconds // _NS[unit]}{unit}" if nanoseconds else "0s"
 
 
 def size_bytes(written: object) -> int:
@@ -79,6 +85,7 @@ def _short(text: str) -> str:
 Duration = Annotated[
     int,
     BeforeValidator(duration_ns),
+    PlainSerializer(duration_text, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": r"^(\d+(\.\d+)?(ns|us|ms|s|m|h|d|w))+$", "examples": ["5s", "1h"]}),
 ]
 """Nanoseconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from otel_cost.document import parse_document
+from otel_cost.document import nearest, parse_document
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from otel_cost.document import Document
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+BUNDLED = "bundled:"
 _YAML = frozenset({".yaml", ".yml"})
 
 
@@ -47,38 +48,42 @@ def read_document(path: Path, shown: str = "") -> Document:
     return parse_document(text, shown or str(path))
 
 
-def yaml_files(path: Path) -> Iterator[Path]:
-    """The file itself, or every YAML file below the folder, in sorted path order.
+def entry_files(entry: str, base: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """What one entry of a list of files names, each with its name for messages.
+
+    A file, every YAML file below a folder (in sorted path order), or `bundled:NAME`
+    from the shipped rules; relative to `base`.
 
     Raises:
-        UsageError: there is nothing at `path`.
+        UsageError: it names nothing.
     """
+    if entry.startswith(BUNDLED):
+        name = entry.removeprefix(BUNDLED)
+        if name not in bundled_rules():
+            raise UsageError(f"`{entry}` is not shipped\n    {nearest(name, bundled_rules())}")
+        yield bundled(f"rules/{name}.yaml"), entry
+        return
+    path = Path(entry).expanduser()
+    path = path if base is None else base / path
     if path.is_dir():
-        yield from sorted(file for file in path.rglob("*") if file.suffix in _YAML and file.is_file())
+        for file in sorted(file for file in path.rglob("*") if file.suffix in _YAML and file.is_file()):
+            yield file, str(file)
     elif path.exists():
-        yield path
+        yield path, str(path)
     else:
         raise UsageError(f"{path}: no such file or folder")
 
 
+def bundled_rules() -> list[str]:
+    """Names of the shipped rule packs."""
+    return sorted(file.stem for file in bundled("rules").glob("*.yaml"))
+
+
 def rule_documents(entries: Iterable[str], base: Path | None = None) -> list[Document]:
-    """The documents that a list of rules names: files, folders, `bundled:NAME`; paths are relative to `base`.
+    """The documents that a list of rules names, see `entry_files`.
 
     Raises:
-        UsageError: an entry names nothing.
+        UsageError: an entry names nothing, or a file cannot be read.
         DocumentError: a file is not YAML.
     """
-    documents: list[Document] = []
-    for entry in entries:
-        if entry.startswith("bundled:"):
-            name = entry.removeprefix("bundled:")
-            try:
-                documents.append(read_document(bundled(f"rules/{name}.yaml"), entry))
-            except UsageError:
-                shipped = sorted(file.stem for file in bundled("rules").glob("*.yaml"))
-                raise UsageError(f"no rules `{entry}` are shipped; there is: {', '.join(shipped)}") from None
-            continue
-        path = Path(entry).expanduser()
-        path = path if base is None else base / path
-        documents += [read_document(file) for file in yaml_files(path)]
-    return documents
+    return [read_document(file, shown) for entry in entries for file, shown in entry_files(entry, base)]

@@ -1,0 +1,442 @@
+"""Config of the service: the OpenTelemetry Collector's YAML habits, checked to the last key.
+
+Several files merge, later ones win; `--set KEY=VALUE` comes last. `${env:NAME}`,
+`${env:NAME:-default}` and `${file:PATH}` are replaced, `$$` is a plain `$`. Paths are
+relative to the file that names them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from otel_cost.core.model.effects import Signal
+from otel_cost.core.rules import load_rules
+from otel_cost.document import Document, Place, expand, in_file_order, merge, nearest, parse_document, problems_of
+from otel_cost.edge.export import EXPORTERS
+from otel_cost.edge.files import BUNDLED, bundled_rules, read_document, rule_documents
+from otel_cost.errors import DocumentError, UsageError
+from otel_cost.quantities import Duration, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from otel_cost.core.rules import RuleSet
+    from otel_cost.document import Path as KeyPath
+    from otel_cost.errors import Problem
+
+SECOND_NS: Final = 10**9
+ALL_RULES: Final = ("bundled:starter",)
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """`127.0.0.1:4317`, `[::1]:4317`, `localhost:0` → host (without brackets) and port.
+
+    Raises:
+        ValueError: anything else.
+    """
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/\s]*)):(\d{1,5})", endpoint)
+    if not found or int(found[3]) > 65535:
+        raise ValueError(f"`{endpoint}` is not an endpoint\nwrite host:port, for example `127.0.0.1:4317`")
+    return found[1] or found[2] or "0.0.0.0", int(found[3])  # noqa: S104  # `:4317` means every interface, as everywhere
+
+
+def _check_endpoint(endpoint: str) -> str:
+    split_endpoint(endpoint)
+    return endpoint
+
+
+Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class GrpcReceiver(_Part):
+    """OTLP over gRPC."""
+
+    endpoint: Endpoint = "127.0.0.1:4317"
+    max_recv_msg_size_mib: Annotated[int, Field(gt=0, le=1024)] = 64
+
+
+class HttpReceiver(_Part):
+    """OTLP over HTTP."""
+
+    endpoint: Endpoint = "127.0.0.1:4318"
+    max_request_body_size: Size = 64 * 2**20  # bytes, after decompression
+
+
+class Protocols(_Part):
+    """A protocol that is named, even without settings, is served; one that is not, is not."""
+
+    grpc: GrpcReceiver | None = None
+    http: HttpReceiver | None = None
+
+    @field_validator("grpc", "http", mode="before")
+    @classmethod
+    def _named_is_on(cls, written: object) -> object:
+        return {} if written is None else written
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Protocols:
+        if self.grpc is None and self.http is None:
+            raise ValueError("a receiver without protocols\nname `grpc`, `http` or both")
+        return self
+
+
+class OtlpReceiver(_Part):
+    """Takes OTLP."""
+
+    protocols: Protocols = Protocols(grpc=GrpcReceiver(), http=HttpReceiver())
+
+
+class Pipeline(_Part):
+    """Which receivers feed which exporters, for one signal."""
+
+    receivers: Annotated[tuple[str, ...], Field(min_length=1)]
+    exporters: tuple[str, ...] = ()
+
+
+class Pipelines(_Part):
+    """One pipeline per signal; a signal without one is not accepted."""
+
+    traces: Pipeline | None = None
+    logs: Pipeline | None = None
+    metrics: Pipeline | None = None
+
+
+class LogTelemetry(_Part):
+    """What goes to stderr."""
+
+    level: Literal["debug", "info", "warn", "error"] = "info"
+
+
+class Telemetry(_Part):
+    """What the service says about itself."""
+
+    logs: LogTelemetry = LogTelemetry()
+
+
+class Service(_Part):
+    """What is connected to what. Without `pipelines` every receiver feeds every exporter that takes the signal."""
+
+    pipelines: Pipelines | None = None
+    telemetry: Telemetry = Telemetry()
+
+
+class Api(_Part):
+    """Page and API."""
+
+    endpoint: Endpoint = "127.0.0.1:8317"
+
+
+class Journal(_Part):
+    """What is kept on disk before a request is acknowledged."""
+
+    fsync: Literal["always", "interval", "never"] = "always"
+    max_bytes: Size = 10 * 2**30
+    when_full: Literal["refuse"] = "refuse"
+
+
+class EngineConfig(_Part):
+    """What the engine's time and memory are."""
+
+    settle: Duration = 2 * SECOND_NS  # how long roots wait for late children
+    idle: Duration = 30 * 60 * SECOND_NS  # a run without news for so long is closed
+    max_open_spans: Annotated[int, Field(gt=0)] = 2_000_000
+    max_open_steps: Annotated[int, Field(gt=0)] = 400_000
+
+
+def _state_home() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "otel-cost"
+
+
+class Config(_Part):
+    """The whole config; an empty one serves on loopback with the shipped rules and no exporters.
+
+    `exporters` holds each type's own settings model (see `otel_cost/edge/export/`);
+    `rules` and `prices` are absolute paths, or `bundled:NAME`.
+    """
+
+    receivers: dict[str, OtlpReceiver] = {"otlp": OtlpReceiver()}
+    exporters: dict[str, Any] = {}
+    api: Api = Api()
+    data_dir: Path = Field(default_factory=_state_home)
+    rules: tuple[str, ...] = ALL_RULES
+    prices: tuple[str, ...] = ()
+    journal: Journal = Journal()
+    engine: EngineConfig = EngineConfig()
+    service: Service = Service()
+
+    @field_validator("receivers", mode="before")
+    @classmethod
+    def _named_is_on(cls, written: object) -> object:
+        if isinstance(written, dict):
+            return {key: {} if item is None else item for key, item in written.items()}
+        return written
+
+    @field_validator("journal", "engine", "service", "api", mode="before")
+    @classmethod
+    def _empty_is_default(cls, written: object) -> object:
+        return {} if written is None else written
+
+    def pipeline(self, signal: Signal) -> Pipeline | None:
+        """The pipeline of a signal; None: the signal is not accepted."""
+        if self.service.pipelines is not None:
+            pipeline: Pipeline | None = getattr(self.service.pipelines, signal.value)
+            return pipeline
+        takes = tuple(name for name in self.exporters if signal in EXPORTERS[_type_of(name)].signals)
+        return Pipeline(receivers=tuple(self.receivers), exporters=takes)
+
+    def shown(self) -> dict[str, Any]:
+        """The effective config as plain values, secrets replaced."""
+        plain = self.model_dump(mode="json")
+        plain["exporters"] = {name: settings.model_dump(mode="json") for name, settings in self.exporters.items()}
+        plain["service"]["pipelines"] = {
+            signal.value: pipeline.model_dump(mode="json")
+            for signal in Signal
+            if (pipeline := self.pipeline(signal)) is not None
+        }
+        hidden: dict[str, Any] = _hide_userinfo(plain)
+        return hidden
+
+
+def _hide_userinfo(value: Any) -> Any:  # noqa: ANN401  # any plain value
+    """`https://user:password@host` keeps its host."""
+    if isinstance(value, dict):
+        return {key: _hide_userinfo(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_hide_userinfo(item) for item in value]
+    return re.sub(r"://[^/@\s]+@", "://**********@", value) if isinstance(value, str) else value
+
+
+# --- Loading ---------------------------------------------------------------------------------------------------------
+
+
+def load_config(
+    files: Sequence[Path] = (), sets: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> Config:
+    """Read, merge, expand and check.
+
+    Raises:
+        UsageError: a file cannot be read, or a `--set` is not KEY=VALUE.
+        DocumentError: every mistake in the whole, each where it stands.
+    """
+    environ = os.environ if environ is None else environ
+    documents = [read_document(file) for file in files] + [_set_document(item) for item in sets]
+    expanded: list[Document] = []
+    problems: list[Problem] = []
+    for document in documents:
+        try:
+            expanded.append(expand(document, resolver(environ, folder_of(document.source))))
+        except DocumentError as error:
+            problems += error.problems
+    if problems:
+        raise DocumentError(problems)
+    return check_config(merge(expanded))
+
+
+def check_config(document: Document) -> Config:
+    """A config from one document that is merged and expanded.
+
+    Raises:
+        DocumentError: every mistake at once.
+    """
+    problems: list[Problem] = []
+    config: Config | None = None
+    try:
+        config = Config.model_validate({} if document.value is None else document.value)
+    except ValidationError as error:
+        problems += problems_of(error, document, Config)
+    exporters = _exporters(document, problems)
+    problems += _wrong_ids(document, "receivers", {"otlp"})
+    problems += _unconnected(document)
+    rules = _entries(document, "rules", problems)
+    prices = _entries(document, "prices", problems)
+    if problems or config is None:
+        raise DocumentError(in_file_order(problems))
+    changed: dict[str, Any] = {"exporters": exporters}
+    if "rules" in config.model_fields_set:
+        changed["rules"] = rules
+    if "prices" in config.model_fields_set:
+        changed["prices"] = prices
+    data_dir = config.data_dir.expanduser()
+    changed["data_dir"] = (folder_of(document.place(("data_dir",)).source) / data_dir).absolute()
+    return config.model_copy(update=changed)
+
+
+def read_rules(entries: Sequence[str], environ: Mapping[str, str] | None = None) -> RuleSet:
+    """The rules that a config (or a command) names, expanded and compiled.
+
+    Raises:
+        UsageError: an entry names nothing.
+        DocumentError: every mistake in every file.
+    """
+    environ = os.environ if environ is None else environ
+    expanded: list[Document] = []
+    problems: list[Problem] = []
+    for document in rule_documents(entries):
+        try:
+            expanded.append(expand(document, resolver(environ, folder_of(document.source))))
+        except DocumentError as error:
+            problems += error.problems
+    if problems:
+        raise DocumentError(problems)
+    return load_rules(expanded)
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the config, with the settings of every type of exporter."""
+    schema = Config.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    patterns: dict[str, Any] = {}
+    for name, kind in EXPORTERS.items():
+        one = kind.settings.model_json_schema()
+        for inner, definition in one.pop("$defs", {}).items():
+            definitions.setdefault(inner, definition)
+        patterns[f"^{re.escape(name)}(/.+)?$"] = {"anyOf": [one, {"type": "null"}]}
+    schema["properties"]["exporters"] = {
+        "type": "object",
+        "patternProperties": patterns,
+        "additionalProperties": False,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def resolver(environ: Mapping[str, str], base: Path) -> Callable[[str, str], str]:
+    """What `${scheme:argument}` stands for: `env` (with `:-default`) and `file`, relative to `base`."""
+
+    def resolve(scheme: str, argument: str) -> str:
+        if scheme == "env":
+            name, separator, default = argument.partition(":-")
+            if name in environ:
+                return environ[name]
+            if separator:
+                return default
+            raise LookupError(
+                f"environment variable `{name}` is not set\nset it, or give a default: `${{env:{name}:-default}}`"
+            )
+        if scheme == "file":
+            path = base / Path(argument).expanduser()
+            try:
+                return path.read_text(encoding="utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise LookupError(f"file `{argument}` cannot be read: {error}") from error
+        raise LookupError(f"`${{{scheme}:…}}` is not known\n{nearest(scheme, ['env', 'file'])}; a plain `$` is `$$`")
+
+    return resolve
+
+
+def _set_document(written: str) -> Document:
+    key, separator, value = written.partition("=")
+    if not separator or not key.strip():
+        raise UsageError(f"--set {written}: write KEY=VALUE, for example `--set api.endpoint=127.0.0.1:0`")
+    source = f"--set {key}"
+    path: KeyPath = tuple(key.strip().split("."))
+    inner = parse_document(value, source)
+    here = Place(source, 1, 1)
+    nested: Any = inner.value
+    for part in reversed(path):
+        nested = {part: nested}
+    steps = [path[:end] for end in range(len(path) + 1)]
+    places = dict.fromkeys(steps, here) | {(*path, *below): here for below in inner.places}
+    keys = dict.fromkeys(steps[1:], here) | {(*path, *below): here for below in inner.keys}
+    return Document(source, nested, places, keys)
+
+
+def folder_of(source: str) -> Path:
+    """Where the paths that a document names start; those of `--set` start where the user stands."""
+    return Path() if source.startswith(("--set ", BUNDLED)) else Path(source).parent
+
+
+def _type_of(component_id: str) -> str:
+    return component_id.partition("/")[0]
+
+
+def _mapping(document: Document, *path: str) -> dict[str, Any]:
+    value = document.at(path)
+    return value if isinstance(value, dict) else {}
+
+
+def _wrong_ids(document: Document, section: str, types: set[str]) -> Iterator[Problem]:
+    for name in _mapping(document, section):
+        if _type_of(name) not in types or name.endswith("/"):
+            hint = nearest(_type_of(name), sorted(types))
+            yield document.problem((section, name), f"unknown type `{_type_of(name)}`", hint, key=True)
+
+
+def _exporters(document: Document, problems: list[Problem]) -> dict[str, BaseModel]:
+    """Each exporter's settings, checked by its own type."""
+    problems += _wrong_ids(document, "exporters", set(EXPORTERS))
+    built: dict[str, BaseModel] = {}
+    for name, written in _mapping(document, "exporters").items():
+        kind = EXPORTERS.get(_type_of(name))
+        if kind is None:
+            continue
+        path = ("exporters", name)
+        try:
+            settings = kind.settings.model_validate({} if written is None else written)
+        except ValidationError as error:
+            problems += problems_of(error, document, kind.settings, at=path)
+            continue
+        built[name] = _rebased(settings, document, path)
+    return built
+
+
+def _rebased(model: BaseModel, document: Document, path: KeyPath) -> BaseModel:
+    """The same settings with every relative path made relative to the file that names it."""
+    changed: dict[str, Any] = {}
+    for name in model.model_fields_set:
+        value = getattr(model, name)
+        if isinstance(value, Path):
+            changed[name] = folder_of(document.place((*path, name)).source) / value.expanduser()
+        elif isinstance(value, BaseModel):
+            changed[name] = _rebased(value, document, (*path, name))
+    return model.model_copy(update=changed)
+
+
+def _unconnected(document: Document) -> Iterator[Problem]:
+    """Pipelines that name components which are not there, or do not take the signal."""
+    receivers = list(_mapping(document, "receivers") or ["otlp"])
+    exporters = list(_mapping(document, "exporters"))
+    for signal, pipeline in _mapping(document, "service", "pipelines").items():
+        if not isinstance(pipeline, dict):
+            continue
+        for role, known in (("receivers", receivers), ("exporters", exporters)):
+            names = pipeline.get(role)
+            for index, name in enumerate(names if isinstance(names, list) else []):
+                path = ("service", "pipelines", signal, role, index)
+                if name not in known:
+                    hint = nearest(str(name), known) if known else f"there are no `{role}`"
+                    yield document.problem(path, f"`{name}` is not configured", hint)
+                elif role == "exporters" and _type_of(name) in EXPORTERS:
+                    takes = EXPORTERS[_type_of(name)].signals
+                    if signal in {one.value for one in Signal} and Signal(signal) not in takes:
+                        listed = ", ".join(sorted(one.value for one in takes))
+                        yield document.problem(path, f"`{name}` does not take {signal}", f"it takes {listed}")
+
+
+def _entries(document: Document, section: str, problems: list[Problem]) -> tuple[str, ...]:
+    """Files and folders of a list, made absolute; what does not exist is a mistake where it is named."""
+    entries: list[str] = []
+    written = document.at((section,))
+    for index, entry in enumerate(written if isinstance(written, list) else []):
+        if not isinstance(entry, str):
+            continue
+        path = (section, index)
+        if entry.startswith(BUNDLED):
+            entries.append(entry)
+            shipped = [f"{BUNDLED}{name}" for name in bundled_rules()]
+            if entry not in shipped:
+                problems.append(document.problem(path, f"`{entry}` is not shipped", nearest(entry, shipped)))
+            continue
+        file = (folder_of(document.place(path).source) / Path(entry).expanduser()).absolute()
+        entries.append(str(file))
+        if not file.exists():
+            problems.append(document.problem(path, f"`{entry}` does not exist", "paths are relative to this file"))
+    return tuple(entries)
