@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from pydantic import BaseModel
+
     from otel_cost.edge.export._contract import ExporterKind
-    from otel_cost.edge.export._settings import Delivery
 
 EXPORTERS: dict[str, ExporterKind] = {}  # by type; old names are keys too
 
@@ -47,7 +48,7 @@ def exporter_kind(exporter_id: str) -> ExporterKind:
 
 
 def build_exporters(
-    config: Mapping[str, Delivery | Mapping[str, Any] | None],
+    config: Mapping[str, BaseModel | Mapping[str, Any] | None],
     *,
     dead_letters: Path | None = None,
     cursors: Mapping[str, int] | None = None,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 import zlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+from pydantic import Field
 from urllib3.exceptions import HTTPError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
+from otel_cost.core.model.effects import Signal
 from otel_cost.edge.export._answers import MAX_ANSWER_BYTES, rejected_in_json, rejected_in_protobuf, retry_after
 from otel_cost.edge.export._contract import Refused, TooLarge, Unavailable
 from otel_cost.edge.export._settings import plain_headers
@@ -19,7 +21,6 @@ from otel_cost.edge.export._settings import plain_headers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from otel_cost.core.model.effects import Signal
     from otel_cost.edge.export._settings import Client, Tls
 
 # OTLP specification, "Retryable Response Codes". Every other 3xx, 4xx and 5xx is final.
@@ -29,6 +30,13 @@ _THROTTLED: Final = 429
 _GZIP: Final = zlib.MAX_WBITS | 16
 _FASTEST: Final = 1  # spans repeat themselves: higher levels cost three times the CPU for a few percent
 _CONNECT_S: Final = 10.0
+
+Url = Annotated[str, Field(pattern=r"^https?://[^/\s?#]+[^\s?#]*$", examples=["https://collector.example.com:4318"])]
+
+
+def signal_urls(endpoint: str) -> dict[Signal, str]:
+    """The URL of each signal below a base endpoint."""
+    return {signal: f"{endpoint.rstrip('/')}/v1/{signal.value}" for signal in Signal}
 
 
 class OtlpHttp:

@@ -25,8 +25,6 @@ def parse_duration(value: object) -> float:
     """Seconds of a duration as Go writes it: `200ms`, `5s`, `1m30s`; a plain 0 needs no unit."""
     if value in (0, "0"):
         return 0.0
-    if isinstance(value, float):  # a default, already in seconds
-        return value
     if isinstance(value, str) and re.fullmatch(f"(?:{_DURATION.pattern})+", value):
         return sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION.findall(value))
     raise ValueError("write a number with its unit, for example `5s`, `200ms` or `1m30s`")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
-
-from pydantic import Field
-
 from otel_cost.core.model.effects import Signal
 from otel_cost.edge.export import register
 from otel_cost.edge.export._contract import ExporterKind
-from otel_cost.edge.export._http import OtlpHttp
+from otel_cost.edge.export._http import OtlpHttp, Url, signal_urls
 from otel_cost.edge.export._settings import Client, Duration, RoomyQueue
-
-Url = Annotated[str, Field(pattern=r"^https?://[^/\s?#]+[^\s?#]*$", examples=["https://collector.example.com:4318"])]
 
 
 class Settings(Client):
@@ -26,14 +20,9 @@ class Settings(Client):
     sending_queue: RoomyQueue = RoomyQueue()
 
 
-def signal_urls(endpoint: str) -> dict[Signal, str]:
-    """The URL of each signal below a base endpoint."""
-    return {signal: f"{endpoint.rstrip('/')}/v1/{signal.value}" for signal in Signal}
-
-
 def build(settings: Settings) -> OtlpHttp:
     """An exporter for these settings; connects on first use."""
-    own: Final = {
+    own = {
         Signal.TRACES: settings.traces_endpoint,
         Signal.LOGS: settings.logs_endpoint,
         Signal.METRICS: settings.metrics_endpoint,

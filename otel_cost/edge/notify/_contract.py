@@ -1,0 +1,40 @@
+"""What a sink is: one `send` of one message. Outbox, grouping, cool-down and retry belong to its caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pydantic import BaseModel
+
+# What the other side says of a message: the same two answers as an exporter's.
+from otel_cost.edge.export._contract import Refused, Unavailable
+
+__all__ = ["Refused", "Sink", "SinkKind", "Unavailable"]
+
+
+class Sink(Protocol):
+    """One way to tell somebody."""
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Deliver one message, as `alert_json` and `correction_json` make it; sent again it must do no harm.
+
+        Raises:
+            Unavailable: try again later.
+            Refused: never; the sink is misconfigured and its owner should know.
+        """
+
+    def close(self) -> None:
+        """Free what is held."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkKind:
+    """A type of sink, as the key of a contact (`contacts: [{name: ops, file: {path: alerts.jsonl}}]`)."""
+
+    name: str
+    settings: type[BaseModel]
+    build: Callable[[Any], Sink]

@@ -1,0 +1,38 @@
+"""Sink `console`: one JSON object per line on standard error, where the service's log goes too."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from otel_cost.edge.notify import register
+from otel_cost.edge.notify._contract import SinkKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Settings(BaseModel):
+    """Nothing to set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Console:
+    """Print one line per message."""
+
+    def __init__(self, _settings: Settings) -> None:
+        pass
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """As `Sink.send`. ASCII only: values can hold anything, terminals obey some of it."""
+        sys.stderr.write(json.dumps(message, separators=(",", ":")) + "\n")
+
+    def close(self) -> None:
+        """Standard error stays open: it is not ours."""
+
+
+register(SinkKind(name="console", settings=Settings, build=Console))
