@@ -8,7 +8,7 @@ itself is refused with a reason and never clamped.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Reason
@@ -240,3 +240,64 @@ def gather(attributes: Attributes, fields: Mapping[str, tuple[str, int]]) -> tup
 def ranked(table: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, int]]:
     """`gather`'s table from one that lists each field's names, best first."""
     return {key: (field, rank) for field, keys in table.items() for rank, key in enumerate(keys)}
+
+
+class Answered(NamedTuple):
+    """A provider's own usage object, read: its counts and how that provider counts."""
+
+    told: Counts
+    convention: Basis | None = None
+    reasoning_outside: bool = False
+
+
+def answered(usage: Mapping[str, Any]) -> Answered:
+    """Read a usage object as a provider's API returns it: OpenAI (both APIs), Anthropic, Gemini, LiteLLM's mixture."""
+    get = usage.get
+    if "prompt_token_count" in usage or "promptTokenCount" in usage:
+        return Answered(_of_gemini(usage), Basis.INCLUSIVE, reasoning_outside=True)
+    read = _part(usage, "prompt_tokens_details", "input_tokens_details")
+    said = _part(usage, "completion_tokens_details", "output_tokens_details")
+    lives = _part(usage, "cache_creation") or _part(read, "cache_creation_token_details")
+    openai_like = "prompt_tokens" in usage or "prompt_tokens_details" in usage or "input_tokens_details" in usage
+    told: Counts = {
+        "input": _first(usage, "prompt_tokens", "input_tokens"),
+        "output": _first(usage, "completion_tokens", "output_tokens"),
+        "total": get("total_tokens"),
+        "cache_read": _first(read, "cached_tokens") if "cached_tokens" in read else get("cache_read_input_tokens"),
+        "cache_write": _first(read, "cache_write_tokens", "cache_creation_tokens")
+        if not read.keys().isdisjoint({"cache_write_tokens", "cache_creation_tokens"})
+        else get("cache_creation_input_tokens"),
+        "cache_write_5m": lives.get("ephemeral_5m_input_tokens"),
+        "cache_write_1h": lives.get("ephemeral_1h_input_tokens"),
+        "audio_input": read.get("audio_tokens"),
+        "reasoning": _first(said, "reasoning_tokens", "thinking_tokens"),
+        "audio_output": said.get("audio_tokens"),
+    }
+    if openai_like:
+        return Answered(told, Basis.INCLUSIVE)
+    anthropic = not usage.keys().isdisjoint({"cache_read_input_tokens", "cache_creation_input_tokens"})
+    return Answered(told, Basis.EXCLUSIVE if anthropic else None)
+
+
+def _of_gemini(usage: Mapping[str, Any]) -> Counts:
+    return {
+        "input": _first(usage, "prompt_token_count", "promptTokenCount"),
+        "output": _first(usage, "candidates_token_count", "candidatesTokenCount"),
+        "total": _first(usage, "total_token_count", "totalTokenCount"),
+        "cache_read": _first(usage, "cached_content_token_count", "cachedContentTokenCount"),
+        "reasoning": _first(usage, "thoughts_token_count", "thoughtsTokenCount"),
+    }
+
+
+def _part(usage: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        if isinstance(part := usage.get(key), dict):
+            return part
+    return {}
+
+
+def _first(usage: Mapping[str, Any], *keys: str) -> Value:
+    for key in keys:
+        if (value := usage.get(key)) is not None:
+            return value
+    return None

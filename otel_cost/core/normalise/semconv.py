@@ -18,6 +18,8 @@ from otel_cost.core.normalise._read import WELL, as_text, failure_of, names, ope
 from otel_cost.core.normalise._usage import gather, ranked, settle, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from otel_cost.core.model.attributes import Attributes, Value
     from otel_cost.core.model.event import LogEvent, SpanEvent
     from otel_cost.core.model.vocabulary import Basis
@@ -53,7 +55,7 @@ OPERATIONS: Final[dict[str, Kind]] = {
 }
 
 # The names of each count, best first; `gen_ai.usage.*` of today before what it replaced.
-_COUNT_NAMES: Final[dict[str, tuple[str, ...]]] = {
+COUNT_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "input": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens"),
     "output": ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.usage.completion_tokens"),
     "total": ("gen_ai.usage.total_tokens", "llm.usage.total_tokens"),
@@ -114,7 +116,7 @@ _COUNT_NAMES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "image_output": ("gen_ai.usage.image.output_tokens",),
 }
-COUNT_FIELDS: Final = ranked(_COUNT_NAMES)
+COUNT_FIELDS: Final = ranked(COUNT_NAMES)
 # A provider's own key names: under them Anthropic's input leaves the cached parts out.
 _RAW_NAMES: Final = frozenset({"gen_ai.usage.cache_read_input_tokens", "gen_ai.usage.cache_creation_input_tokens"})
 _DOTTED_NAMES: Final = frozenset(
@@ -141,6 +143,7 @@ _ASKED_TIERS: Final = (
     "anthropic.request.service_tier",
     "gen_ai.request.service_tier",
 )
+_UNDECIDED: Final = frozenset({"auto", "standard_only"})  # asks for no tier in particular
 _SPEEDS: Final = ("anthropic.usage.speed", "anthropic.response.speed", "anthropic.request.speed")
 _GEOS: Final = ("anthropic.usage.inference_geo", "anthropic.response.inference_geo", "anthropic.request.inference_geo")
 _UNITS: Final[dict[str, str]] = {
@@ -174,6 +177,7 @@ def read_span(
     convention: Basis | None = None,
     kind: Kind | None = None,
     operation: str | None = None,
+    fields: Mapping[str, tuple[str, int]] = COUNT_FIELDS,
 ) -> Step | None:
     """The step of a span with `gen_ai.*` attributes, or None where they tell of no work.
 
@@ -183,6 +187,7 @@ def read_span(
         convention: how this sender counts its input, where that is known.
         kind: what the span is, where its dialect knows better than `gen_ai.operation.name`.
         operation: its operation, to go with `kind`.
+        fields: the names of token counts, where its dialect has more of them (see `_usage.ranked`).
     """
     attributes = span.attributes
     get = attributes.get
@@ -212,11 +217,11 @@ def read_span(
     )
     if failure is not WELL:
         step.failed, step.error_type, step.error_message, step.status_code = failure
-    fill(step, attributes, convention)
+    fill(step, attributes, convention, fields)
     return step
 
 
-def read_log(log: LogEvent) -> Step | None:
+def read_log(log: LogEvent, *, dialect: str = "semconv", convention: Basis | None = None) -> Step | None:
     """The step of a `gen_ai.client.inference.operation.details` record; None for records of mere content."""
     if log.name != "gen_ai.client.inference.operation.details":
         return None
@@ -227,7 +232,7 @@ def read_log(log: LogEvent) -> Step | None:
         return None
     step = Step(
         source=Source.LOG,
-        dialect="semconv",
+        dialect=dialect,
         scope=log.scope.name,
         kind=kind,
         tenant=log.tenant,
@@ -242,7 +247,7 @@ def read_log(log: LogEvent) -> Step | None:
         error_type=text(attributes, "error.type"),
     )
     step.failed = step.error_type is not None
-    fill(step, attributes)
+    fill(step, attributes, convention)
     # Without usage it adds nothing to its span, and cannot stand for one: senders hang it below other spans too.
     return step if step.usage is not None or step.problem is not None else None
 
@@ -272,7 +277,7 @@ def has_usage(attributes: Attributes) -> bool:
     return any(key in attributes for key in _MAIN_COUNTS)
 
 
-_MAIN_COUNTS: Final = tuple(name for count in ("input", "output") for name in _COUNT_NAMES[count])
+_MAIN_COUNTS: Final = tuple(name for count in ("input", "output") for name in COUNT_NAMES[count])
 
 
 def has_model(attributes: Attributes) -> bool:
@@ -280,7 +285,12 @@ def has_model(attributes: Attributes) -> bool:
     return "gen_ai.request.model" in attributes or "gen_ai.response.model" in attributes
 
 
-def fill(step: Step, attributes: Attributes, convention: Basis | None = None) -> None:
+def fill(
+    step: Step,
+    attributes: Attributes,
+    convention: Basis | None = None,
+    fields: Mapping[str, tuple[str, int]] = COUNT_FIELDS,
+) -> None:
     """Put into `step` what `gen_ai.*` attributes tell, by its kind; what they do not tell stays as it is."""
     kind = step.kind
     if (agent := attributes.get("gen_ai.agent.name")) and isinstance(agent, str) and agent not in _CONSTANT_AGENTS:
@@ -289,16 +299,21 @@ def fill(step: Step, attributes: Attributes, convention: Basis | None = None) ->
     if kind is Kind.TOOL:
         _fill_tool(step, attributes)
     elif kind is not Kind.OTHER:
-        fill_model(step, attributes, convention)
+        fill_model(step, attributes, convention, fields)
 
 
-def fill_model(step: Step, attributes: Attributes, convention: Basis | None = None) -> None:
+def fill_model(
+    step: Step,
+    attributes: Attributes,
+    convention: Basis | None = None,
+    fields: Mapping[str, tuple[str, int]] = COUNT_FIELDS,
+) -> None:
     """Models, usage, terms and outcome of a model call, or of a span that sums up several."""
     get = attributes.get
     step.provider = text(attributes, *_PROVIDERS) or step.provider
     step.requested_model = text(attributes, "gen_ai.request.model") or step.requested_model
     step.response_model = text(attributes, "gen_ai.response.model") or step.response_model
-    fill_usage(step, attributes, convention)
+    fill_usage(step, attributes, convention, fields)
     if step.kind not in MODEL_KINDS:
         step.rollup = True
         return
@@ -321,9 +336,14 @@ def fill_model(step: Step, attributes: Attributes, convention: Basis | None = No
         )
 
 
-def fill_usage(step: Step, attributes: Attributes, convention: Basis | None = None) -> None:
+def fill_usage(
+    step: Step,
+    attributes: Attributes,
+    convention: Basis | None = None,
+    fields: Mapping[str, tuple[str, int]] = COUNT_FIELDS,
+) -> None:
     """Token counts, settled; an incomplete pair and disagreeing names leave a flag."""
-    told, conflict = gather(attributes, COUNT_FIELDS)
+    told, conflict = gather(attributes, fields)
     if not told:
         return
     settled = settle(
@@ -365,7 +385,7 @@ def terms_of(attributes: Attributes) -> Terms | None:
     tier = text(attributes, *_SERVED_TIERS)
     if tier is None:
         tier = text(attributes, *_ASKED_TIERS)
-        tier = None if tier == "auto" else tier
+        tier = None if tier in _UNDECIDED else tier
     units: dict[str, int] = {}
     for key, unit in _UNITS.items():
         count = whole(attributes.get(key))

@@ -1,0 +1,24 @@
+"""Dialect `google_genai`: OpenTelemetry's instrumentation of Google's SDK; inclusive, output holds thinking.
+
+With automatic function calling one span covers several requests and tells the
+usage of the last. Nothing on the span says so: its tool spans below it do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_cost.core.model.vocabulary import Basis
+from otel_cost.core.normalise import Dialect, register
+from otel_cost.core.normalise.semconv import read_span
+
+if TYPE_CHECKING:
+    from otel_cost.core.model.event import SpanEvent
+    from otel_cost.core.model.step import Step
+
+
+def _span(span: SpanEvent) -> Step | None:
+    return read_span(span, dialect="google_genai", convention=Basis.INCLUSIVE)
+
+
+register(Dialect(name="google_genai", scopes=("opentelemetry.instrumentation.google_genai",), rank=20, span=_span))

@@ -1,0 +1,73 @@
+"""Dialect `openlit`: the conventions, with made-up request options and tool names on chat spans.
+
+Its Anthropic package passes Anthropic's own, exclusive input count on. Its cost
+is its own estimate, and 0 wherever it could not fetch its price list.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from otel_cost.core.model.vocabulary import Basis, Kind
+from otel_cost.core.normalise import Dialect, register
+from otel_cost.core.normalise._read import as_text, reported_nano
+from otel_cost.core.normalise.semconv import OPERATIONS, kind_of, read_log, read_span
+
+if TYPE_CHECKING:
+    from otel_cost.core.model.event import LogEvent, SpanEvent
+    from otel_cost.core.model.step import Step
+
+# Not of the conventions. What a task of an agent framework carries sums up the calls in it.
+_OPERATIONS: Final[dict[str, Kind]] = {
+    "model_request": Kind.INFERENCE,
+    "execute_task": Kind.WORKFLOW,
+    "task": Kind.WORKFLOW,
+    "execution": Kind.WORKFLOW,
+    "agent": Kind.AGENT,
+    "vectordb": Kind.OTHER,
+    "speech_to_text": Kind.INFERENCE,
+    "text_to_speech": Kind.INFERENCE,
+    "translate": Kind.INFERENCE,
+}
+_FRAMEWORKS: Final = frozenset({"langchain", "litellm"})  # named as provider where it is the library in between
+
+
+def _span(span: SpanEvent) -> Step | None:
+    attributes = span.attributes
+    told = attributes.get("gen_ai.operation.name")
+    operation = told if isinstance(told, str) and told else None
+    kind = OPERATIONS.get(operation or "") or _OPERATIONS.get(operation or "") or kind_of(attributes, operation)
+    if kind is None:
+        return None
+    step = read_span(
+        span,
+        dialect="openlit",
+        convention=_convention(span.scope.name),
+        kind=kind,
+        operation=operation,
+    )
+    if step is None:
+        return None
+    if step.provider in _FRAMEWORKS:
+        step.provider = None
+    if step.kind is Kind.TOOL:
+        step.arguments = step.arguments or as_text(attributes.get("gen_ai.tool.args") or attributes.get(_TOOL_INPUT))
+        step.result = step.result or as_text(attributes.get("gen_ai.tool.output"))
+    step.reported_nano = reported_nano(attributes.get("gen_ai.usage.cost"))
+    return step
+
+
+_TOOL_INPUT: Final = "gen_ai.tool.input"
+
+
+def _log(log: LogEvent) -> Step | None:
+    return read_log(log, dialect="openlit", convention=_convention(log.scope.name))
+
+
+def _convention(scope: str) -> Basis | None:
+    if scope.startswith("openlit.instrumentation.anthropic"):
+        return Basis.EXCLUSIVE
+    return Basis.INCLUSIVE if scope.startswith("openlit.instrumentation.openai") else None
+
+
+register(Dialect(name="openlit", scopes=("openlit",), keys=("openlit.",), rank=30, span=_span, log=_log))
