@@ -62,11 +62,10 @@ _MOST_SECONDS: Final = 86_400
 def _agents(span: SpanEvent) -> Step | None:
     attributes = span.attributes
     template = text(attributes, "logfire.msg_template") or span.name
-    for beginning, (kind, operation) in _TEMPLATES.items():
-        if template.startswith(beginning):
-            break
-    else:
+    sort = next((sort for beginning, sort in _TEMPLATES.items() if template.startswith(beginning)), None)
+    if sort is None:
         return None  # guardrails, handoffs, speech groups
+    kind, operation = sort
     step = read_span(span, dialect="logfire", kind=kind, operation=operation)
     if step is None:
         return None
