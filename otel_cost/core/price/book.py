@@ -1,0 +1,497 @@
+"""Price book: a step in, a charge out. Compiled once from layers; pure, bounded, exact."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final, overload
+
+from otel_cost.core.model.charge import Charge, Item
+from otel_cost.core.model.money import FEMTO_PER_NANO, Rate, split_nano
+from otel_cost.core.model.step import STANDARD_TERMS
+from otel_cost.core.model.usage import Usage
+from otel_cost.core.model.vocabulary import Flag, Kind, Reason, Status
+from otel_cost.core.price.names import Found, Names
+from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack, nano_of
+from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from otel_cost.core.model.step import Step, Terms
+    from otel_cost.core.price.plan import Band
+    from otel_cost.core.price.table import Fee
+
+# Names of uses inside a call as senders and configurations count them -> field of the book.
+_USES: Final = {
+    **{unit.name: key for key, unit in UNITS.items() if not unit.token},
+    **{key: key for key, unit in UNITS.items() if not unit.token},
+    "web_searches": "web_searches_kcount",
+    "web_search_requests": "web_searches_kcount",
+    "grounding": "web_searches_kcount",
+    "google_search": "web_searches_kcount",
+    "file_searches": "storage_searches_kcount",
+    "x_search": "social_searches_kcount",
+    "rerank": "rerank_searches_kcount",
+    "search_units": "rerank_searches_kcount",
+    "pages": "input_document_kpages",
+    "annotated_pages": "input_annotated_document_kpages",
+    "characters": "input_mchars",
+    "audio_seconds": "audio_hours",
+    "input_audio_seconds": "input_audio_hours",
+    "output_audio_seconds": "output_audio_hours",
+    "requests": "requests_kcount",
+    "citation_tokens": "output_citation_mtok",
+}
+
+_STANDARD: Final = frozenset(
+    {
+        "",
+        "default",
+        "auto",
+        "standard",
+        "standard_only",
+        "on_demand",
+        "on-demand",
+        "ondemand",
+        "shared",
+        "not_available",
+    }
+)
+_CACHED: Final = 8192  # plans per generation of the cache; names beyond that push old ones out
+
+
+def compile_book(layers: Iterable[Layer]) -> PriceBook:
+    """One book from price lists; of two that state the same rate the later one wins."""
+    return PriceBook(tuple(layers))
+
+
+class PriceBook:
+    """What everything costs. `id` is the sha256 of all that it was compiled from, in canonical form."""
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self._layers = layers
+        self.id = _identity(layers)
+        self._stacks: dict[str, dict[str, list[Model]]] = {}
+        self._of_provider: dict[str, list[object]] = {}
+        fallback: dict[str, tuple[str, ...]] = {}
+        provider_names: dict[str, str] = {}
+        for layer in layers:
+            provider_names |= layer.provider_names
+            for provider in layer.providers:
+                shelf = self._stacks.setdefault(provider.id, {})
+                for model in provider.models:
+                    shelf.setdefault(model.id, []).append(model)
+                fallback[provider.id] = fallback.get(provider.id, ()) + provider.fallback
+        self._names = Names(
+            {provider: [_merged(models) for models in shelf.values()] for provider, shelf in self._stacks.items()},
+            fallback,
+            provider_names,
+            [one for layer in layers for one in layer.deployments],
+        )
+        self._fees = [fee for layer in layers for fee in layer.fees]
+        self._unit_fees = [fee for fee in self._fees if "unit" in fee.match]
+        self._step_fees = [fee for fee in self._fees if "unit" not in fee.match]
+        self._contexts = [context for layer in layers for context in layer.contexts]
+        self._by_tenant = any(
+            row.terms.tenant for layer in layers for p in layer.providers for m in p.models for row in m.rows
+        ) or any(
+            one.terms.tenant for layer in layers for p in layer.providers for one in p.multipliers
+        ) or any(one.tenant for layer in layers for one in layer.deployments)  # fmt: skip
+        self._plain = not self._contexts and not self._step_fees
+        self._plans: dict[tuple[str, str, Deal], Plan] = {}
+        self._young: dict[tuple[object, ...], Plan | Reason] = {}
+        self._old: dict[tuple[object, ...], Plan | Reason] = {}
+
+    # --- Charging ----------------------------------------------------------------------------------------------------
+
+    def charge(self, step: Step) -> Charge:
+        """The price of one call, or the reason why there is none.
+
+        Priced at the step's start, with the model and terms that were served.
+        A roll-up is charged like a call and marked `aggregate`: whether it counts is the caller's decision.
+        """
+        flags = step.flags
+        if step.failed:
+            flags |= _FAILED
+        usage = step.usage
+        if step.problem is not None:
+            return Charge(Status.INVALID, step.problem, None, (), usage, step.basis, flags, self.id)
+        kind = step.kind
+        if kind is Kind.TOOL or kind is Kind.FEE:
+            return self._charge_use(step, flags)
+        if step.rollup:
+            flags |= _AGGREGATE
+        if step.reported_by_provider and step.reported_nano is not None:
+            return self._charge_reported(step, flags)
+        terms = step.terms
+        if usage is None:
+            if step.failed and not step.output_begun:
+                return self._none(step, Reason.FAILED_CALL, flags)
+            if not terms.units:
+                return self._none(step, Reason.MISSING_USAGE, flags)
+        if self._contexts:
+            terms = self._in_context(step)
+        key: tuple[object, ...]
+        if terms is STANDARD_TERMS and not self._by_tenant:
+            key = (step.provider, step.requested_model, step.response_model)
+        else:
+            key = (
+                step.provider, step.requested_model, step.response_model,
+                terms.service_tier, terms.processing, terms.speed, terms.inference_geo,
+                step.tenant if self._by_tenant else "",
+            )  # fmt: skip
+        plan = self._young.get(key)
+        if plan is None:
+            plan = self._look_up(key, step, terms)
+        if isinstance(plan, Reason):
+            return self._none(step, plan, flags)
+        period = plan.at(step.start_ns)
+        if isinstance(period, Reason):
+            return self._none(step, period, flags)
+        if plan.inferred:
+            flags |= _ESTIMATED
+        if usage is None or terms.units or not self._plain:
+            return self._charge_slowly(step, plan, period, terms, flags)
+        band = period.bands[0] if not period.steps else period.band(usage.input)
+        return self._charge_tokens(step, usage, band, flags)
+
+    def _charge_tokens(self, step: Step, usage: Usage, band: Band, flags: frozenset[Flag]) -> Charge:
+        """The common case, in integers: nothing but tokens."""
+        cache_read, cache_write = usage.cache_read or 0, usage.cache_write or 0
+        hour = usage.cache_write_1h or 0
+        fresh = usage.input - cache_read - cache_write
+        output = usage.output
+        if fresh < 0 or cache_read < 0 or hour < 0 or cache_write < hour or output < (usage.reasoning or 0):
+            return self._bad(step, flags)
+        if cache_write and usage.cache_write_1h is None and band.two_ttls:
+            flags |= _TTL_UNKNOWN
+        if not band.plain and (usage.details or band.request or usage.image_input or usage.image_output):
+            return self._charge_lines(step, band.lines(usage), flags)
+        if (usage.input and not band.has_input) or (output and not band.has_output):
+            return self._none(step, Reason.NO_RATE, flags)
+        if output < 0:
+            return self._bad(step, flags)
+        exact = fresh * band.input + output * band.output
+        if cache_read:
+            exact += cache_read * band.cache_read
+        if cache_write:
+            exact += (cache_write - hour) * band.cache_write + hour * band.cache_write_1h
+        nano, rest = divmod(exact, band.nano)
+        if rest > band.half or (rest == band.half and nano & 1):
+            nano += 1
+        return Charge(Status.PRICED, None, nano, Items(band, usage, nano), usage, step.basis, flags, self.id)
+
+    def _charge_lines(self, step: Step, lines: list[Line] | Reason, flags: frozenset[Flag]) -> Charge:
+        if isinstance(lines, Reason):
+            return self._bad(step, flags) if lines is Reason.INCONSISTENT_USAGE else self._none(step, lines, flags)
+        nano = nano_of(lines)
+        items = items_of(lines, nano)
+        return Charge(Status.PRICED, None, nano, items, step.usage, step.basis, flags, self.id)
+
+    def _charge_slowly(self, step: Step, plan: Plan, period: Period, terms: Terms, flags: frozenset[Flag]) -> Charge:
+        """Tokens, uses inside the call, and fees that match the step."""
+        usage = step.usage
+        band = period.band(usage.input if usage else 0)
+        if usage is None and band.has_input:
+            return self._none(step, Reason.MISSING_USAGE, flags)
+        lines: list[Line] | Reason = []
+        if usage is not None:
+            tokens = self._charge_tokens(step, usage, band, flags)
+            if tokens.status is not Status.PRICED:
+                return tokens
+            flags = tokens.flags
+            lines = band.lines(usage)
+        if isinstance(lines, Reason):
+            return self._charge_lines(step, lines, flags)
+        for name, count in terms.units:
+            if count < 0:
+                return self._bad(step, flags)
+            if count:
+                line = self._use(name, count, band, plan, step)
+                if line is None:
+                    return self._none(step, Reason.NO_RATE, flags)
+                lines.append(line)
+        lines += [line for fee in self._step_fees if (line := _fee_line(fee, step, plan)) is not None]
+        return self._charge_lines(step, lines, flags)
+
+    def _use(self, name: str, count: int, band: Band, plan: Plan, step: Step) -> Line | None:
+        key = _USES.get(name)
+        found = band.find(key) if key is not None else None
+        if key is not None and found is not None:
+            return Line(UNITS[key].name, UNITS[key].part, count, *found)
+        for fee in reversed(self._unit_fees):
+            if fee.match["unit"] == name and fee.start <= step.start_ns < fee.end and _matches(fee.match, step, plan):
+                quantity = max(-(-count // fee.quantum) * fee.quantum, fee.minimum)
+                return Line(fee.id, "fee", quantity, fee.price, fee.source, fee.start)
+        return None
+
+    def _charge_use(self, step: Step, flags: frozenset[Flag]) -> Charge:
+        """A tool call or another paid thing: what its fees say, or nothing known."""
+        lines = [line for fee in self._step_fees if (line := _fee_line(fee, step, None)) is not None]
+        return self._charge_lines(step, lines, flags) if lines else self._none(step, Reason.NO_RATE, flags)
+
+    def _charge_reported(self, step: Step, flags: frozenset[Flag]) -> Charge:
+        """The provider itself said what it took."""
+        nano = step.reported_nano or 0
+        item = Item("reported", "fee", 1, Rate(nano * FEMTO_PER_NANO), nano, "reported by the provider", None)
+        return Charge(Status.PRICED, None, nano, (item,), step.usage, step.basis, flags | _REPORTED, self.id)
+
+    def _none(self, step: Step, reason: Reason, flags: frozenset[Flag]) -> Charge:
+        return Charge(Status.UNPRICED, reason, None, (), step.usage, step.basis, flags, self.id)
+
+    def _bad(self, step: Step, flags: frozenset[Flag]) -> Charge:
+        usage = step.usage
+        counts = [] if usage is None else [getattr(usage, name) for name in Usage.__slots__]
+        negative = any(count is not None and count < 0 for count in (*counts, *(n for _, n in step.terms.units)))
+        reason = Reason.NEGATIVE_TOKENS if negative else Reason.INCONSISTENT_USAGE
+        return Charge(Status.INVALID, reason, None, (), usage, step.basis, flags, self.id)
+
+    def _in_context(self, step: Step) -> Terms:
+        """The step's terms with what configuration knows beside them; what the span says itself wins."""
+        terms = step.terms
+        for context in self._contexts:
+            if _matches(context.match, step, None):
+                changes = {key: value for key, value in context.set.items() if getattr(terms, key) is None}
+                terms = replace(terms, **changes) if changes else terms
+        return terms
+
+    # --- Looking up --------------------------------------------------------------------------------------------------
+
+    def _look_up(self, key: tuple[object, ...], step: Step, terms: Terms) -> Plan | Reason:
+        """Second chance in the older generation, else find and compile; two generations bound the memory."""
+        plan = self._old.get(key)
+        if plan is None:
+            tenant = step.tenant if self._by_tenant else ""
+            plan = self.plan(step.provider, step.requested_model, step.response_model, terms, tenant)
+        if len(self._young) >= _CACHED:
+            self._old, self._young = self._young, {}
+        self._young[key] = plan
+        return plan
+
+    def plan(
+        self, provider: str | None, requested: str | None, response: str | None, terms: Terms, tenant: str = ""
+    ) -> Plan | Reason:
+        """The compiled prices of a model on given terms, or why there are none."""
+        found = self._names.find(provider, requested, response, tenant)
+        if isinstance(found, Reason):
+            return found
+        plan = self._compiled(found, Deal(_mode(terms), (terms.inference_geo or "").strip().lower(), tenant))
+        if found.inferred:
+            copy = Plan(plan.provider, plan.model, plan.starts, plan.periods)
+            copy.inferred = True
+            return copy
+        return plan
+
+    def _compiled(self, found: Found, deal: Deal) -> Plan:
+        key = (f"{found.provider}\0{found.owner}", found.model, deal)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._compile(found, deal)
+            if len(self._plans) >= _CACHED:  # geographies are free text
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
+
+    def _compile(self, found: Found, deal: Deal) -> Plan:
+        models = tuple(self._stacks[found.owner][found.model])
+        moves = models[-1].moves
+        if moves:
+            return self._moved(found, moves, deal)
+        of = [p for layer in self._layers for p in layer.providers if p.id in {found.owner, found.provider}]
+        served = [p for p in of if p.id == found.provider]
+        stack = Stack(
+            models,
+            tuple(row for p in served for row in p.common),
+            tuple(one for p in served for one in p.multipliers),
+            tuple(one for p in of for one in p.since),
+        )
+        starts, periods = Compiler(found.model, stack, deal).timeline()
+        return Plan(found.provider, found.model, starts, periods)
+
+    def _moved(self, found: Found, moves: tuple[tuple[int, int, str], ...], deal: Deal) -> Plan:
+        """An alias: at each time the prices of the model that it meant then."""
+        starts: list[int] = []
+        periods: list[Period | Reason] = []
+        known = BEGINNING
+        for start, end, target in moves:
+            if start > known:
+                starts.append(known)
+                periods.append(Reason.NO_RATE if periods else Reason.BEFORE_FIRST_PRICE)
+            other = self._compiled(Found(found.provider, found.owner, target), deal)
+            for begins, period in zip(other.starts, other.periods, strict=True):
+                upto = next((later for later in other.starts if later > begins), END)
+                if begins < end and upto > start:
+                    starts.append(max(begins, start))
+                    periods.append(period)
+            known = end
+        if known < END:
+            starts.append(known)
+            periods.append(Reason.NO_RATE)
+        return Plan(found.provider, found.model, starts, periods)
+
+    def models(self) -> Mapping[str, Sequence[str]]:
+        """Every provider's model ids."""
+        return {provider: sorted(shelf) for provider, shelf in self._stacks.items()}
+
+
+_FAILED: Final = frozenset({Flag.FAILED})
+_AGGREGATE: Final = frozenset({Flag.AGGREGATE})
+_TTL_UNKNOWN: Final = frozenset({Flag.TTL_UNKNOWN})
+_ESTIMATED: Final = frozenset({Flag.ESTIMATED})
+_REPORTED: Final = frozenset({Flag.REPORTED_COST})
+
+
+class Items(Sequence[Item]):
+    """The items of a token charge, made when somebody looks: most charges are only added up."""
+
+    __slots__ = ("_band", "_made", "_nano", "_usage")
+
+    def __init__(self, band: Band, usage: Usage, nano: int) -> None:
+        self._band, self._usage, self._nano = band, usage, nano
+        self._made: tuple[Item, ...] | None = None
+
+    def _all(self) -> tuple[Item, ...]:
+        if self._made is None:
+            lines = self._band.lines(self._usage)
+            self._made = () if isinstance(lines, Reason) else items_of(lines, self._nano)
+        return self._made
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return self._all() == (other._all() if isinstance(other, Items) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+
+def items_of(lines: Sequence[Line], nano: int) -> tuple[Item, ...]:
+    """Lines as items whose rounded shares add up to the rounded whole."""
+    shares = split_nano(nano, [Fraction(line.rate.femto * line.quantity, line.rate.per) for line in lines])
+    return tuple(
+        Item(line.unit, line.part, line.quantity, line.rate, share, line.source, instant(line.since))
+        for line, share in zip(lines, shares, strict=True)
+    )
+
+
+def instant(ns: int) -> str | None:
+    """RFC 3339 text of the start of a price, to the second; None for one without a known start."""
+    if ns <= BEGINNING:
+        return None
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // 10**9)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _mode(terms: Terms) -> str:
+    """The tier of a call as the book's rows name it; "" is the standard one."""
+    tier = (terms.service_tier or "").strip().lower()
+    tier = tier.removeprefix("service_tier_")
+    tier = "" if tier in _STANDARD else tier
+    processing = (terms.processing or "").strip().lower()
+    if processing == "batch" or tier == "batch":
+        tier = "batch"
+    elif processing not in _STANDARD and processing not in {"online", "realtime", "sync"}:
+        tier = processing
+    speed = (terms.speed or "").strip().lower()
+    if speed in _STANDARD or speed == "normal":
+        return tier
+    return f"{tier}+speed:{speed}" if tier else f"speed:{speed}"
+
+
+def _merged(models: Sequence[Model]) -> Model:
+    """One model's names over all layers."""
+    if len(models) == 1:
+        return models[0]
+    return Model(
+        models[0].id,
+        names=tuple(name for model in models for name in model.names),
+        stems=tuple(stem for model in models for stem in model.stems),
+        patterns=tuple(pattern for model in models for pattern in model.patterns),
+        gone=models[-1].gone,
+    )
+
+
+def _fee_line(fee: Fee, step: Step, plan: Plan | None) -> Line | None:
+    if not fee.start <= step.start_ns < fee.end or not _matches(fee.match, step, plan):
+        return None
+    quantity = 1
+    if fee.quantity == "duration":
+        lasted = max(step.end_ns - step.start_ns, 0)
+        quantity = max(-(-lasted // fee.quantum) * fee.quantum, fee.minimum)
+    return Line(fee.id, "fee", quantity, fee.price, fee.source, fee.start)
+
+
+def _matches(match: Mapping[str, str], step: Step, plan: Plan | None) -> bool:
+    """Whether every word of a match holds; values may end in `*`."""
+    return all(
+        key == "unit" or _like(wanted, told) for key, wanted in match.items() for told in (_told(key, step, plan),)
+    )
+
+
+def _told(key: str, step: Step, plan: Plan | None) -> str | None:
+    match key:
+        case "span.name" | "name":
+            return step.name
+        case "kind":
+            return str(step.kind)
+        case "tool" | "gen_ai.tool.name":
+            return step.tool
+        case "provider":
+            return plan.provider if plan is not None else step.provider
+        case "model":
+            return plan.model if plan is not None else step.model
+        case "operation" | "gen_ai.operation.name":
+            return step.operation
+        case "agent" | "gen_ai.agent.name":
+            return step.agent
+        case "tenant":
+            return step.tenant
+        case "scope":
+            return step.scope
+    return step.who.get(key) or step.who.get(key.removeprefix("resource."))
+
+
+def _like(wanted: str, told: str | None) -> bool:
+    if told is None:
+        return False
+    return told.startswith(wanted[:-1]) if wanted.endswith("*") else told == wanted
+
+
+def _identity(layers: tuple[Layer, ...]) -> str:
+    digest = hashlib.sha256()
+    for layer in layers:
+        digest.update(_canonical(layer).encode())
+    return digest.hexdigest()
+
+
+def _canonical(value: object) -> str:
+    """Text that is equal where two compiled lists are: dataclasses by field, mappings and sets in key order."""
+    if isinstance(value, str | int | bool) or value is None:
+        return repr(value)
+    if isinstance(value, Fraction):
+        return f"{value.numerator}/{value.denominator}"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_canonical(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, frozenset):
+        return "{" + ",".join(sorted(map(str, value))) + "}"
+    if isinstance(value, Rate):
+        return f"{value.femto}/{value.per}"
+    if isinstance(value, tuple | list):
+        return "(" + ",".join(map(_canonical, value)) + ")"
+    fields = type(value).__slots__  # type: ignore[attr-defined]  # what is left are our own slotted dataclasses
+    return "<" + ",".join(_canonical(getattr(value, name)) for name in fields) + ">"
