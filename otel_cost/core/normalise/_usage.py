@@ -89,6 +89,9 @@ def settle(
     counts: dict[str, int] = {}
     strange = False
     for name, value in told.items():
+        if type(value) is int and 0 <= value <= MOST_TOKENS:
+            counts[name] = value
+            continue
         if value is None or value == "":
             continue
         count = whole(value)

@@ -8,6 +8,7 @@ semantic-conventions-genai (schema 1.42); half-renamed spans of the Collector's
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.model.attributes import text
@@ -154,7 +155,8 @@ _UNITS: Final[dict[str, str]] = {
     "anthropic.usage.server_tool_use.web_fetch_requests": "web_fetch",
     "gen_ai.usage.server_tool_use.web_fetch_requests": "web_fetch",
 }
-_TERM_KEYS: Final = frozenset((*_SERVED_TIERS, *_ASKED_TIERS, *_SPEEDS, *_GEOS, *_UNITS))
+_OTHER_TERMS: Final = frozenset((*_SPEEDS, *_GEOS, *_UNITS))
+_TERM_KEYS: Final = dict.fromkeys((*_SERVED_TIERS, *_ASKED_TIERS, *_OTHER_TERMS)).keys()  # `keys & any iterable`
 
 _OUTPUT: Final = (
     "gen_ai.output.messages",
@@ -380,23 +382,28 @@ def _fill_tool(step: Step, attributes: Attributes) -> None:
 
 def terms_of(attributes: Attributes) -> Terms | None:
     """On which terms a call was served, where anything is told; the tier asked for counts only while none is served."""
-    if _TERM_KEYS.isdisjoint(attributes):
+    told = _TERM_KEYS & attributes
+    if not told:
         return None
     tier = text(attributes, *_SERVED_TIERS)
     if tier is None:
         tier = text(attributes, *_ASKED_TIERS)
         tier = None if tier in _UNDECIDED else tier
+    if len(told) == 1:
+        (key,) = told
+        if key not in _OTHER_TERMS:
+            return _terms(tier, None, None, ())
     units: dict[str, int] = {}
     for key, unit in _UNITS.items():
         count = whole(attributes.get(key))
         if count is not None and count > 0:
             units.setdefault(unit, count)  # two spellings are one thing
-    terms = Terms(
-        service_tier=tier,
-        speed=text(attributes, *_SPEEDS),
-        inference_geo=text(attributes, *_GEOS),
-        units=tuple(sorted(units.items())),
-    )
+    return _terms(tier, text(attributes, *_SPEEDS), text(attributes, *_GEOS), tuple(sorted(units.items())))
+
+
+@lru_cache(maxsize=1024)
+def _terms(tier: str | None, speed: str | None, geo: str | None, units: tuple[tuple[str, int], ...]) -> Terms | None:
+    terms = Terms(service_tier=tier, speed=speed, inference_geo=geo, units=units)
     return None if terms == STANDARD_TERMS else terms
 
 
