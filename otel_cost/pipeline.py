@@ -9,6 +9,7 @@ driver feeds it: `serve`, `replay`, a test.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,6 @@ from otel_cost.core.enrich.records import (
 )
 from otel_cost.core.model.attributes import text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
-from otel_cost.core.model.event import LogEvent, SpanEvent
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Source, Status
 from otel_cost.core.normalise import normalise_log, normalise_span
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from otel_cost.core.assemble.run import Change, Run
     from otel_cost.core.model.call import Call
+    from otel_cost.core.model.event import LogEvent, SpanEvent
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.run import ClosedRun
     from otel_cost.core.price import PriceBook
@@ -102,11 +103,12 @@ class Engine:
         out: list[Outgoing | None] = [None] * len(events)
         if signal is Signal.TRACES:
             spans: list[SpanEvent] = events  # type: ignore[assignment]  # one request holds one signal
-            for index in sorted(range(len(spans)), key=lambda i: (spans[i].end_ns, spans[i].start_ns, spans[i].span_id)):
+            ended = [(span.end_ns, span.start_ns, span.span_id, index) for index, span in enumerate(spans)]
+            for *_, index in sorted(ended):
                 out[index] = self._span(spans[index], position, now_ns)
         else:
             logs: list[LogEvent] = events  # type: ignore[assignment]
-            for index in sorted(range(len(logs)), key=lambda i: (logs[i].time_ns, logs[i].span_id)):
+            for *_, index in sorted((log.time_ns, log.span_id, index) for index, log in enumerate(logs)):
                 out[index] = self._log(logs[index], position, now_ns)
         self._effects.outgoing.extend(record for record in out if record is not None)
 
@@ -140,10 +142,8 @@ class Engine:
     def closed_view(self, tenant: str, key: str) -> ClosedRun | None:
         """An open run as it would be written down now; `key`: a trace id in hex, a run id, a session."""
         run = None
-        try:
+        with suppress(ValueError):
             run = self.runs.find(tenant, bytes.fromhex(key))
-        except ValueError:
-            pass
         run = run or self.runs.find(tenant, f"session:{key}")
         return None if run is None else summary.close(run)
 
@@ -256,9 +256,7 @@ class Engine:
             for step in call.steps:
                 step.forget_content()
 
-    def _correct(
-        self, run: Run, call: Call, old_nano: int | None, new_nano: int | None, why: str, now_ns: int
-    ) -> None:
+    def _correct(self, run: Run, call: Call, old_nano: int | None, new_nano: int | None, why: str, now_ns: int) -> None:
         if old_nano == new_nano:
             return
         step = call.step

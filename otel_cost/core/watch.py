@@ -57,7 +57,7 @@ class Watch:
         self._runs: dict[Run, Watched] = {}
 
     def feed(self, run: Run, call: Call, at_ns: int) -> Iterator[Alert]:
-        """Show a call to the detectors, once; a call that turned out to have failed is read anew. Content may be gone after."""
+        """Show a call to the detectors, once; a call that turned out to have failed is read anew."""
         watched = self._runs.get(run)
         if watched is None:
             watched = self._runs[run] = Watched()
@@ -178,7 +178,7 @@ class Watch:
             action=rule.action if rule.mode is Mode.ENFORCE else "",
             summary=finding.summary,
             fingerprint=fingerprint,
-            evidence=evidence(run, call) | finding.evidence | ({"mode": rule.mode.value} if rule.mode is Mode.SHADOW else {}),
+            evidence=evidence(run, call) | finding.evidence | {"mode": rule.mode.value},
         )
 
 

@@ -142,22 +142,29 @@ class Run:
     def _walk(self, step: Step) -> None:
         before = self._place.get(step)
         place = self._place[step] = self.trace(step.trace_id).walk(step)
+        agent_was, agent_now = "", ""
         if before is not None:
-            was, now = self._agent_key(step, before), self._agent_key(step, place)
-            if was != now and (was, now) not in self.moves[-1:]:
-                self.moves.append((was, now))
+            agent_was, agent_now = self._agent_key(step, before), self._agent_key(step, place)
+            if agent_was != agent_now and (agent_was, agent_now) not in self.moves[-1:]:
+                self.moves.append((agent_was, agent_now))
         component = self._component.get(step)
         if component is None:
             return
         if place.over is not None and place.over in self._component:
             component = self._unite(component, self._component[place.over])
-        if (
-            before is None
-            or place.over is not before.over
-            or place.model != before.model
-            or _agent(place) != _agent(before)
-        ):
+        if before is None or place.over is not before.over or place.model != before.model:
             self._settle(component)
+        elif agent_was != agent_now or _agent(place) is not _agent(before):
+            self._reassign(component, step, place)
+
+    def _reassign(self, component: Component, step: Step, place: Place) -> None:
+        """Only whose call it is has become clearer: the call stays as it is."""
+        agent = _agent(place)
+        for call in component.calls:
+            if step in call.steps:
+                call.agent = call.step.agent or (agent.agent if agent is not None else call.agent)
+                call.agent_key = self._agent_key(call.step, place)
+                self.changes.append(Change(call, call))
 
     def _related(self, step: Step) -> Iterable[Step]:
         """Known steps that may be the same call, each whichever came first."""
@@ -363,6 +370,10 @@ class Run:
                         known.pop(part, None)
                 for related in self._related(step):
                     component = self._unite(component, self._component[related])
+        for step in other.steps:  # what encloses a step may have been moved after it
+            over = self.place(step).over
+            if step in self._component and over is not None and over in self._component:
+                self._unite(self._component[step], self._component[over])
         for component in {id(c): c for s in other.steps if (c := self._component.get(s)) is not None}.values():
             self._settle(component)
         self.changes.extend(pending)

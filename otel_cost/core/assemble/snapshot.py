@@ -11,6 +11,7 @@ import json
 import zlib
 from array import array
 from dataclasses import fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.assemble.run import Run
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 _CONTENT: Final = frozenset({"arguments", "result", "error_message", "output_text"})
 _STEP_FIELDS: Final = tuple(field.name for field in fields(Step) if field.name not in _CONTENT)
+_STEP_VALUES: Final = attrgetter(*_STEP_FIELDS)
 _WORDS: Final = {"source": Source, "kind": Kind, "basis": Basis, "problem": Reason}
 
 
@@ -35,6 +37,7 @@ def freeze(run: Run) -> bytes:
     spans = {(step.trace_id, step.span_id): index for index, step in enumerate(run.steps) if step.span_id}
     state = {
         "version": VERSION,
+        "fields": _STEP_FIELDS,
         "tenant": run.tenant,
         "active_ns": run.active_ns,
         "sessions": sorted(run.sessions),
@@ -45,7 +48,7 @@ def freeze(run: Run) -> bytes:
             trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes().hex()
             for trace in run.traces.values()
         },
-        "steps": [_step(step) for step in run.steps],
+        "steps": [_STEP_VALUES(step) for step in run.steps],
         "calls": [
             {
                 "id": call.id,
@@ -56,7 +59,7 @@ def freeze(run: Run) -> bytes:
             for call in run.calls.values()
         ],
     }
-    return zlib.compress(json.dumps(state, separators=(",", ":")).encode(), 6)
+    return zlib.compress(json.dumps(state, separators=(",", ":"), default=_plain).encode(), 1)
 
 
 def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
@@ -76,7 +79,7 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
         trace = run.trace(bytes.fromhex(trace_id))
         for span, parent in zip(words[::2], words[1::2], strict=True):
             trace.add_span(span, parent)
-    steps = [_step_back(said) for said in state["steps"]]
+    steps = [_step_back(dict(zip(state["fields"], values, strict=True))) for values in state["steps"]]
     for step in steps:
         if step.span_id:
             run.trace(step.trace_id).steps.setdefault(int.from_bytes(step.span_id, "big"), step)
@@ -103,19 +106,15 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
     return run
 
 
-def _step(step: Step) -> dict[str, object]:
-    said: dict[str, object] = {}
-    for name in _STEP_FIELDS:
-        value = getattr(step, name)
-        if isinstance(value, bytes):
-            value = value.hex()
-        elif isinstance(value, frozenset):
-            value = sorted(value)
-        elif isinstance(value, (Usage, Terms)):
-            value = _told(value)
-        if value not in (None, "", (), [], {}, False):
-            said[name] = value
-    return said
+def _plain(value: object) -> object:
+    """What JSON has no form for."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, (Usage, Terms)):
+        return _told(value)
+    raise TypeError(f"{type(value).__name__} in a snapshot")
 
 
 def _told(value: Usage | Terms) -> dict[str, object]:
@@ -126,20 +125,17 @@ def _told(value: Usage | Terms) -> dict[str, object]:
 
 def _step_back(said: dict[str, Any]) -> Step:
     for name, word in _WORDS.items():
-        if name in said:
+        if said[name] is not None:
             said[name] = word(said[name])
     for name in ("trace_id", "span_id", "parent_id"):
-        said[name] = bytes.fromhex(said.get(name, ""))
+        said[name] = bytes.fromhex(said[name])
     for name in ("ids", "hints", "finish_reasons"):
-        said[name] = tuple(said.get(name, ()))
-    said["flags"] = frozenset(map(Flag, said.get("flags", ())))
-    if "usage" in said:
+        said[name] = tuple(said[name])
+    said["flags"] = frozenset(map(Flag, said["flags"]))
+    if said["usage"] is not None:
         said["usage"] = Usage(**said["usage"])
-    if "terms" in said:
-        terms = said["terms"]
-        said["terms"] = Terms(**terms | {"units": tuple((unit, count) for unit, count in terms.get("units", ()))})
-    for name in ("source", "dialect", "scope", "kind"):
-        said.setdefault(name, "")
+    terms = said["terms"]
+    said["terms"] = Terms(**terms | {"units": tuple((unit, count) for unit, count in terms.get("units", ()))})
     return Step(**said)
 
 
