@@ -112,12 +112,12 @@ class GrpcBackend:
 
 
 def records(count: int, first: int = 0, signal: Signal = Signal.TRACES, **kwargs: object) -> list[Outgoing]:
-    """Records whose position is their number and whose bytes name it (a span's name, field 5)."""
+    """Records whose position is their number and whose bytes name it (Span.name, LogRecord.event_name)."""
     resource, scope = Resource(), Scope()
     made = []
     for number in range(first, first + count):
         name = f"span-{number:05d}".encode()
-        raw = b"\x2a" + bytes([len(name)]) + name
+        raw = (b"\x62" if signal is Signal.LOGS else b"\x2a") + bytes([len(name)]) + name
         made.append(Outgoing(signal, number, raw, resource=resource, scope=scope, **kwargs))
     return made
 
