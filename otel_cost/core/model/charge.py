@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from otel_cost.core.model.vocabulary import Basis, Flag, Reason, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from otel_cost.core.model.money import Rate
     from otel_cost.core.model.usage import Usage
 
@@ -37,7 +39,7 @@ class Charge:
     status: Status
     reason: Reason | None = None
     nano: int | None = None
-    items: tuple[Item, ...] = ()
+    items: Sequence[Item] = ()  # may be made on demand: most charges are only added up
     usage: Usage | None = None
     basis: Basis = Basis.UNKNOWN
     flags: frozenset[Flag] = frozenset()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, overload
 
@@ -14,9 +13,10 @@ from otel_cost.core.model.money import FEMTO_PER_NANO, Rate, split_nano
 from otel_cost.core.model.step import STANDARD_TERMS
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Flag, Kind, Reason, Status
+from otel_cost.core.price.instants import instant_text
 from otel_cost.core.price.names import Found, Names
 from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack, nano_of
-from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model
+from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model, mode_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,20 +47,6 @@ _USES: Final = {
     "citation_tokens": "output_citation_mtok",
 }
 
-_STANDARD: Final = frozenset(
-    {
-        "",
-        "default",
-        "auto",
-        "standard",
-        "standard_only",
-        "on_demand",
-        "on-demand",
-        "ondemand",
-        "shared",
-        "not_available",
-    }
-)
 _CACHED: Final = 8192  # plans per generation of the cache; names beyond that push old ones out
 
 
@@ -279,7 +265,14 @@ class PriceBook:
         found = self._names.find(provider, requested, response, tenant)
         if isinstance(found, Reason):
             return found
-        plan = self._compiled(found, Deal(_mode(terms), (terms.inference_geo or "").strip().lower(), tenant))
+        plan = self._compiled(
+            found,
+            Deal(
+                mode_of(terms.service_tier, terms.processing, terms.speed),
+                (terms.inference_geo or "").strip().lower(),
+                tenant,
+            ),
+        )
         if found.inferred:
             copy = Plan(plan.provider, plan.model, plan.starts, plan.periods)
             copy.inferred = True
@@ -384,33 +377,17 @@ def items_of(lines: Sequence[Line], nano: int) -> tuple[Item, ...]:
     """Lines as items whose rounded shares add up to the rounded whole."""
     shares = split_nano(nano, [Fraction(line.rate.femto * line.quantity, line.rate.per) for line in lines])
     return tuple(
-        Item(line.unit, line.part, line.quantity, line.rate, share, line.source, instant(line.since))
+        Item(
+            line.unit,
+            line.part,
+            line.quantity,
+            line.rate,
+            share,
+            line.source,
+            None if line.since <= BEGINNING else instant_text(line.since),
+        )
         for line, share in zip(lines, shares, strict=True)
     )
-
-
-def instant(ns: int) -> str | None:
-    """RFC 3339 text of the start of a price, to the second; None for one without a known start."""
-    if ns <= BEGINNING:
-        return None
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // 10**9)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _mode(terms: Terms) -> str:
-    """The tier of a call as the book's rows name it; "" is the standard one."""
-    tier = (terms.service_tier or "").strip().lower()
-    tier = tier.removeprefix("service_tier_")
-    tier = "" if tier in _STANDARD else tier
-    processing = (terms.processing or "").strip().lower()
-    if processing == "batch" or tier == "batch":
-        tier = "batch"
-    elif processing not in _STANDARD and processing not in {"online", "realtime", "sync"}:
-        tier = processing
-    speed = (terms.speed or "").strip().lower()
-    if speed in _STANDARD or speed == "normal":
-        return tier
-    return f"{tier}+speed:{speed}" if tier else f"speed:{speed}"
 
 
 def _merged(models: Sequence[Model]) -> Model:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from otel_cost.core.model.money import FEMTO_PER_NANO, Rate
 from otel_cost.core.model.vocabulary import Reason
-from otel_cost.core.price.table import BEGINNING, DAY, END, TOKEN_UNITS, UNITS, Price, Row
+from otel_cost.core.price.table import BEGINNING, DAY, END, UNITS, Price, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -409,15 +409,7 @@ def concerns(models: Iterable[str], model_id: str) -> bool:
     return not models or any(fnmatchcase(model_id.lower(), pattern.lower()) for pattern in models)
 
 
-def scaled(rate: Rate, scale: int) -> int:
-    """A rate as an integer over a common denominator."""
-    return rate.femto * (scale // rate.per)
-
-
 def nano_of(lines: Iterable[Line]) -> int:
     """The exact sum of lines, rounded once, half to even."""
     total = sum((Fraction(line.rate.femto * line.quantity, line.rate.per) for line in lines), Fraction(0))
     return round(total / FEMTO_PER_NANO)
-
-
-__all__ = ["Compiler", "Deal", "Line", "Period", "Plan", "Stack", "TOKEN_UNITS", "concerns", "nano_of"]

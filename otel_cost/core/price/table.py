@@ -84,7 +84,7 @@ TOKEN_UNITS: Final = frozenset(key for key, unit in UNITS.items() if unit.token)
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One rate, by size of the call's whole input: `steps` are (strictly above, rate), ascending. None: not for sale."""
+    """One rate, by size of the call's input: `steps` are (strictly above, rate), ascending. None: not for sale."""
 
     base: Rate | None
     steps: tuple[tuple[int, Rate], ...] = ()
@@ -117,8 +117,9 @@ def rate_from(usd: Decimal | int, per: int) -> Rate:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Which calls a row is about, beyond its model. `mode`: "" standard, batch, flex, priority, speed:fast …
+    """Which calls a row is about, beyond its model.
 
+    `mode` is "" for the standard tier, else batch, flex, priority, speed:fast …
     `geo` and `tenant` are None where they do not matter.
     """
 
@@ -137,6 +138,36 @@ class Terms:
 
 
 ANY: Final = Terms()
+
+# How senders write "nothing special". `auto` is only ever what was asked, `not_available` what old models answer.
+_STANDARD: Final = frozenset(
+    {
+        "",
+        "default",
+        "auto",
+        "standard",
+        "standard_only",
+        "on_demand",
+        "on-demand",
+        "ondemand",
+        "shared",
+        "not_available",
+    }
+)
+
+
+def mode_of(service_tier: str | None, processing: str | None, speed: str | None) -> str:
+    """The one word under which the book keeps a combination of tier, processing and speed; "" is the standard one."""
+    tier, done, pace = ((text or "").strip().lower() for text in (service_tier, processing, speed))
+    tier = tier.removeprefix("service_tier_")
+    tier = "" if tier in _STANDARD else tier
+    if "batch" in {done, tier}:
+        tier = "batch"
+    elif done not in _STANDARD and done not in {"online", "realtime"}:
+        tier = done
+    if pace in _STANDARD or pace == "normal":
+        return tier
+    return f"{tier}+speed:{pace}" if tier else f"speed:{pace}"
 
 
 @dataclass(frozen=True, slots=True)
