@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from otel_cost.core.model.effects import Signal
 from otel_cost.edge.receive.answers import response_of
-from otel_cost.edge.receive.refusals import RefusalError, TooLargeError, short
+from otel_cost.edge.receive.refusals import RefusalError, short
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ class GrpcReceiver:
     ) -> None:
         self._intake = intake
         self._endpoint = endpoint
-        self._max_bytes = max_bytes
         self._credentials = credentials
         self._key = key
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="grpc")
+        # gRPC holds this limit before and after decompression, and answers RESOURCE_EXHAUSTED without RetryInfo.
         self._server = grpc.server(self._pool, options=(*_OPTIONS, ("grpc.max_receive_message_length", max_bytes)))
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -110,7 +110,7 @@ class GrpcReceiver:
     def _export(self, signal: Signal) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def export(payload: bytes, context: grpc.ServicerContext) -> bytes:
             try:
-                tenant = self._admitted(signal, payload, context)
+                tenant = self._tenant(signal, context)
                 answer = self._intake.accept(signal, payload, tenant=tenant, transport="grpc")
             except RefusalError as refused:
                 _abort(context, refused)
@@ -118,22 +118,14 @@ class GrpcReceiver:
 
         return export
 
-    def _admitted(self, signal: Signal, payload: bytes, context: grpc.ServicerContext) -> str:
-        """The tenant of a call that may go on."""
+    def _tenant(self, signal: Signal, context: grpc.ServicerContext) -> str:
         try:
-            tenant = self._intake.authenticate(
+            return self._intake.authenticate(
                 {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
             )
-            self._check_size(len(payload))
         except RefusalError:
             self._intake.refuse(signal, "grpc")
             raise
-        return tenant
-
-    def _check_size(self, size: int) -> None:
-        # gRPC itself looks at the size before decompression only.
-        if size > self._max_bytes:
-            raise TooLargeError(f"{size} bytes, more than {self._max_bytes}")
 
 
 def _abort(context: grpc.ServicerContext, refused: RefusalError) -> NoReturn:

@@ -12,7 +12,7 @@ from otel_cost.core.decode.otlp import Rejected, count_metric_points, decode_log
 from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.event import DEFAULT_TENANT
 from otel_cost.edge.journal import Record
-from otel_cost.edge.receive.refusals import OverloadedError, UnexpectedError, refusal_of
+from otel_cost.edge.receive.refusals import OverloadedError, RefusalError, UnexpectedError, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
