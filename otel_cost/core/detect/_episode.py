@@ -54,17 +54,18 @@ class Turns:
 
 @dataclass(slots=True)
 class Episode:
-    """Calls that repeat each other. The first is honest work; waste begins with the second, the onset."""
+    """Calls that belong to one loop. The first `honest` ones are work; waste begins after them, with the onset."""
 
+    honest: int = 1
     spans: list[bytes] = field(default_factory=list)
-    repeats: int = 0  # calls so far, the first included
+    repeats: int = 0  # calls so far, the honest ones included
     wasted: int | None = 0  # nano-USD of every turn from the onset on
     last: int = 0  # index of the last tool call that belongs here
     quiet: int = 0  # calls that brought something new since then
     firing: bool = False
 
     def add(self, span_id: bytes, cost: int | None, at: int) -> None:
-        if self.repeats:
+        if self.repeats >= self.honest:
             self.spend(cost)
         self.repeats += 1
         if len(self.spans) < _SPANS:
@@ -86,11 +87,11 @@ class Episode:
         """The episode as of now: its firing the first time, its end the second."""
         state = "resolved" if self.firing else "firing"
         self.firing = True
-        wasteful = self.repeats - 1
+        wasteful = self.repeats - self.honest
         return Finding(
             detector=detector,
             span_ids=tuple(self.spans),
-            onset_span_id=self.spans[1] if len(self.spans) > 1 else self.spans[0],
+            onset_span_id=self.spans[min(self.honest, len(self.spans) - 1)],
             at_span_id=at_span_id,
             wasted_nano=self.wasted,
             shape=shape,
@@ -98,7 +99,7 @@ class Episode:
             severity=severity,
             evidence={
                 "repeats": self.repeats,
-                "per_turn_nano": None if self.wasted is None or not wasteful else self.wasted // wasteful,
+                "per_turn_nano": None if self.wasted is None or wasteful <= 0 else self.wasted // wasteful,
                 **evidence,
             },
             state=state,

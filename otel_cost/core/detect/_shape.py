@@ -17,7 +17,7 @@ DEFAULT_KEY: Final = b"otel-cost"
 # longer text counts by its head, tail and exact hash.
 _ERROR_CHARS: Final = 1200
 _RESULT_CHARS: Final = 600
-_CANONICAL_CHARS: Final = 4096
+_CANONICAL_CHARS: Final = 16384
 
 
 def keyed(text: str, key: bytes = DEFAULT_KEY) -> bytes:
@@ -120,14 +120,18 @@ def result_shape(text: str) -> str:
     return " ".join(folded.split()) + str(text.count("\n")) if count else text
 
 
-def canonical(arguments: str) -> str:
-    """Arguments with sorted keys and no spacing, so that the order a client writes them in does not matter."""
+def canonical(arguments: str) -> tuple[str, object]:
+    """Arguments as text with sorted keys and no spacing, and as the value they are (the text, if they are no JSON).
+
+    The order in which a client writes keys does not matter; very long arguments are taken as they are written.
+    """
     if arguments[:1] in "{[" and len(arguments) <= _CANONICAL_CHARS:
         try:
-            return json.dumps(json.loads(arguments), sort_keys=True, separators=(",", ":"))
+            value = json.loads(arguments)
         except (ValueError, RecursionError):
-            pass
-    return arguments
+            return arguments, arguments
+        return json.dumps(value, sort_keys=True, separators=(",", ":")), value
+    return arguments, arguments
 
 
 def _ends(text: str, size: int) -> str:

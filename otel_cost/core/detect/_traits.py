@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
-from zlib import crc32
 
 from otel_cost.core.detect._shape import canonical, error_shape, failures, is_infrastructure, keyed, result_shape
-from otel_cost.core.detect._verbs import command_verb, verb_of
+from otel_cost.core.detect._sketch import Sketch
+from otel_cost.core.detect._verbs import command_verb, verb_of, writes_whole
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Traits:
         "target",
         "vague",
         "verb",
+        "whole",
     )
 
     call: bytes | None  # tool and arguments
@@ -46,12 +47,14 @@ class Traits:
     sketch: Sketch | None  # of the arguments, for near-sameness
     target: bytes | None  # the file the arguments name
     verb: str  # what kind of tool this is: read, write, check, poll, plan, "" (unknown)
+    whole: bool  # writes its target as a whole
     size: int | None  # of the result, in characters (or the sender's unit)
     chant: int  # how often the text of a model call repeats its own ending
 
     def __init__(self, step: Step, failed: bool) -> None:
         self.call = self.outcome = self.error = self.sketch = self.target = self.size = self.failures = None
-        self.failed, self.infrastructure, self.vague, self.verb, self.chant = failed, False, False, "", 0
+        self.failed, self.verb, self.chant = failed, "", 0
+        self.infrastructure = self.vague = self.whole = False
         if step.kind is Kind.TOOL:
             self._read_tool(step)
         elif step.kind in MODEL_KINDS:
@@ -64,11 +67,13 @@ class Traits:
     def _read_tool(self, step: Step) -> None:
         tool, arguments, result = step.tool or step.name, step.arguments, step.result
         self.verb = verb_of(tool)
+        self.whole = self.verb == "write" and writes_whole(tool)
         if arguments is not None:
-            arguments = canonical(arguments)
-            self.call = keyed(f"{tool}\0{arguments}")
-            self.sketch = Sketch(arguments)
-            self._read_arguments(arguments)
+            text, value = canonical(arguments)
+            self.call = keyed(f"{tool}\0{text}")
+            self.sketch = Sketch(value)
+            if isinstance(value, dict):
+                self._read_arguments(value)
         if result is not None:
             self.size = len(result)
             if not self.failed and _reads_failed(result):
@@ -97,20 +102,33 @@ class Traits:
             self.vague = True
             self.error = keyed(f"{step.tool or step.model}\0{told}")
 
-    def _read_arguments(self, arguments: str) -> None:
-        found = _TARGET.search(arguments)
-        if found:
-            self.target = keyed(found[1])
-        command = _COMMAND.search(arguments)
-        if command:
-            self.verb = command_verb(command[1]) or self.verb
+    def _read_arguments(self, arguments: dict[str, object]) -> None:
+        for key in _TARGETS:
+            target = arguments.get(key)
+            if isinstance(target, str):
+                self.target = keyed(target)
+                break
+        command = arguments.get("command") or arguments.get("cmd")
+        if isinstance(command, list):
+            command = " ".join(map(str, command))
+        if isinstance(command, str):
+            self.verb = command_verb(command) or self.verb
+            self.whole = command == "create"
 
 
 _INFRASTRUCTURE_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)})
-_TARGET: Final = re.compile(
-    r'"(?:(?:absolute_|notebook_)?(?:file_?)?path|(?:target_)?file(?:_?name)?|uri)":"([^"]+)"', re.IGNORECASE
+_TARGETS: Final = (
+    "path",
+    "file_path",
+    "filepath",
+    "file",
+    "filename",
+    "file_name",
+    "target_file",
+    "absolute_path",
+    "notebook_path",
+    "uri",
 )
-_COMMAND: Final = re.compile(r'"(?:command|cmd|script)":\[?"((?:[^"\\]|\\.)*)')
 
 
 def traits_of(seen: Observed) -> Traits:
@@ -134,33 +152,6 @@ def _reads_failed(result: str) -> bool:
         return True
     ends = result if len(result) < 400 else result[:200] + result[-200:]
     return _EXIT_CODE.search(ends) is not None
-
-
-_WORDS: Final = re.compile(r"\w+|[^\w\s]")
-_PATHS: Final = re.compile(r"[\w.~@+-]*/[\w./~@+*-]*|\b[\w-]+\.[a-z]{1,4}\b")
-_SKETCH_CHARS: Final = 400
-_SKETCH_SIZE: Final = 32
-
-
-class Sketch:
-    """Arguments as the smallest hashes of their words (bottom-k), their paths apart: two files are not one."""
-
-    __slots__ = ("paths", "words")
-
-    def __init__(self, text: str) -> None:
-        if len(text) > 2 * _SKETCH_CHARS:
-            text = text[:_SKETCH_CHARS] + text[-_SKETCH_CHARS:]
-        raw = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-        self.paths = crc32("\0".join(sorted(set(_PATHS.findall(raw)))).encode())
-        words = {crc32(word.encode()) for word in set(_WORDS.findall(raw))}
-        self.words = frozenset(words if len(words) <= _SKETCH_SIZE else sorted(words)[:_SKETCH_SIZE])
-
-    def near(self, other: Sketch, least: float) -> bool:
-        """Do both name the same paths and share at least `least` of their words (Jaccard)?"""
-        if self.paths != other.paths:
-            return False
-        shared = len(self.words & other.words)
-        return shared >= least * (len(self.words) + len(other.words) - shared)
 
 
 _CHUNK: Final = 50

@@ -18,7 +18,25 @@ _TOOLS: Final = (
     ("plan", _names("think", "plan", "todo", "reflect", "memo", "note(?!book)")),
     (
         "write",
-        _names("write", "edit", "create", "patch", "replace", "insert", "update", "delete", "remove", "apply", "save"),
+        _names(
+            "write",
+            "edit",
+            "create",
+            "patch",
+            "replace",
+            "insert",
+            "update",
+            "delete",
+            "remove",
+            "apply",
+            "save",
+            "cancel",
+            "book",
+            "send",
+            "submit",
+            "post",
+            "upload",
+        ),
     ),
     ("read", _names("read", "view", "open", "^cat", "get", "list", "^ls", "search", "find", "grep", "glob", "fetch")),
 )
@@ -28,6 +46,15 @@ _TOOLS: Final = (
 def verb_of(tool: str) -> str:
     """What a tool does, guessed from its name; "" where the name does not say."""
     return next((verb for verb, names in _TOOLS if names.search(tool)), "")
+
+
+_WHOLE: Final = _names("^write", "create", "write_?(?:to_?)?file", "save_?file")
+
+
+@lru_cache(maxsize=2048)
+def writes_whole(tool: str) -> bool:
+    """Does a tool of this name write whole files, not parts of them?"""
+    return _WHOLE.search(tool) is not None
 
 
 def _at_start(*words: str) -> str:
@@ -48,7 +75,7 @@ _COMMANDS: Final = (
             _at_start(
                 "rm ", "mv ", "cp ", "tee ", "touch ", "mkdir ", "sed -i", "chmod ", "patch ", "git (?:apply|add|co)"
             )
-            + r"|>>?\s*[\w/.]"
+            + r"|(?<![\d&=<>-])>>?\s*(?!/dev/null)[a-zA-Z./~\"'$]"
         ),
     ),
     ("poll", re.compile(_at_start("sleep ", "wait ", "watch "))),

@@ -1,0 +1,125 @@
+"""Memory: the last tool calls of an agent, and which of them a new one repeats.
+
+Where a client tells neither arguments nor results, the tokens around a call
+stand for them: what the model wrote to ask for it, and by how much the next
+prompt grew. Such a call is known one model call later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from otel_cost.core.detect._episode import WINDOW, Turns
+from otel_cost.core.detect._shape import keyed
+from otel_cost.core.detect._traits import traits_of
+from otel_cost.core.model.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.detect._traits import Traits
+
+# Share of words that two calls of one group have in common; tuned on labelled runs.
+NEAR: Final = 0.6
+
+
+class Past(NamedTuple):
+    """One tool call as it is remembered."""
+
+    at: int  # its number among the agent's tool calls
+    epoch: int  # successful writes that brought something new, before it
+    span_id: bytes
+    tool: str
+    call: bytes | None
+    outcome: bytes | None
+    traits: Traits
+    cost: int | None  # of its turn, nano-USD
+    known_by: bytes  # span that made it known: its own, or the model call after it
+
+
+class Repeats(NamedTuple):
+    """A tool call and the earlier ones that it repeats, oldest first: same result, no newsworthy write in between."""
+
+    now: Past
+    same: list[Past]  # same arguments
+    near: list[Past]  # same or nearly the same arguments
+
+
+@dataclass(slots=True)
+class Memory:
+    """The last calls of one agent."""
+
+    turns: Turns = field(default_factory=Turns)
+    past: deque[Past] = field(default_factory=lambda: deque(maxlen=WINDOW - 1))
+    calls: int = 0
+    epoch: int = 0
+    unknown: list[tuple[Observed, int | None]] = field(default_factory=list)
+    tokens: tuple[int, int] | None = None  # input and output of the last model call
+
+    def note(self, seen: Observed) -> Iterator[Repeats]:
+        """Take a call in; yield the tool calls that are known by now, each once."""
+        cost = self.turns.add(seen)
+        step = seen.step
+        if step.kind is Kind.TOOL:
+            traits = traits_of(seen)
+            if traits.call is None and traits.outcome is None and traits.size is None:
+                if len(self.unknown) < WINDOW:
+                    self.unknown.append((seen, cost))
+                return
+            outcome = traits.outcome
+            if outcome is None and traits.size is not None:
+                outcome = keyed(f"{step.tool}\0{traits.size}")
+            yield self._repeats(seen, traits, traits.call, outcome, cost, step.span_id)
+        elif step.usage is not None:
+            if self.unknown:
+                yield from self._guess(step.usage.input, step.span_id)
+            self.tokens = (step.usage.input, step.usage.output)
+
+    def _guess(self, tokens_now: int, known_by: bytes) -> Iterator[Repeats]:
+        unknown, self.unknown = self.unknown, []
+        if self.tokens is None:
+            return
+        before, said = self.tokens
+        for seen, cost in unknown:
+            traits = traits_of(seen)
+            around = f"{seen.step.tool}\0{len(unknown)}\0{said}\0{tokens_now - before - said}"
+            yield self._repeats(seen, traits, keyed(around), keyed(f"{around}\0{traits.failed}"), cost, known_by)
+
+    def _repeats(
+        self,
+        seen: Observed,
+        traits: Traits,
+        call: bytes | None,
+        outcome: bytes | None,
+        cost: int | None,
+        known_by: bytes,
+    ) -> Repeats:
+        self.calls += 1
+        tool = seen.step.tool or seen.step.name
+        same: list[Past] = []
+        near: list[Past] = []
+        new = True
+        for one in self.past:
+            if one.outcome != outcome or one.tool != tool or outcome is None:
+                continue
+            equal = call is not None and one.call == call
+            if not equal and not near_calls(traits, one.traits):
+                continue
+            new = False
+            if one.epoch == self.epoch:
+                if equal:
+                    same.append(one)
+                near.append(one)
+        if new and traits.verb == "write" and not traits.failed:
+            self.epoch += 1
+        now = Past(self.calls, self.epoch, seen.step.span_id, tool, call, outcome, traits, cost, known_by)
+        self.past.append(now)
+        return Repeats(now, same, near)
+
+
+def near_calls(one: Traits, two: Traits) -> bool:
+    """Are the arguments nearly the same? Not known where either has none."""
+    return one.sketch is not None and two.sketch is not None and one.sketch.near(two.sketch, NEAR)

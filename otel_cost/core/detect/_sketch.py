@@ -1,0 +1,60 @@
+"""Sketches: arguments as a few hashes, good enough to tell a reworded call from another one."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from itertools import pairwise
+from typing import Final
+from zlib import crc32
+
+# A reworded command differs in its middle or its end; of a longer text the two ends stand for the whole.
+_ENDS: Final = 200
+# Bottom-k: the smallest hashes of a set are a fair sample of it, and of its overlap with another.
+_SIZE: Final = 40
+# A value without spaces up to this length is a name, an id, a number: another value is another thing.
+_NAME_CHARS: Final = 60
+_KEPT: Final = b"/._-~*"
+_WORDS: Final = bytes(
+    byte if byte >= 0x80 or chr(byte).isalnum() or byte in _KEPT else ord(" ")  # not ASCII: part of a word
+    for byte in range(256)
+)
+
+
+class Sketch:
+    """What arguments name exactly (ids, numbers, paths) and, of their free text, words and pairs of words."""
+
+    __slots__ = ("exact", "shingles")
+
+    def __init__(self, arguments: object) -> None:
+        exact: list[str] = []
+        free: list[str] = []
+        if isinstance(arguments, dict):
+            for key, value in arguments.items():
+                if isinstance(value, (dict, list)):
+                    free.append(json.dumps(value))
+                elif isinstance(value, str) and (len(value) > _NAME_CHARS or " " in value or "\n" in value):
+                    free.append(value)
+                else:
+                    exact.append(f"{key}\0{value}")
+        else:
+            free.append(arguments if isinstance(arguments, str) else json.dumps(arguments))
+        text = " ".join(free)
+        if len(text) > 2 * _ENDS:
+            text = text[:_ENDS] + text[-_ENDS:]
+        words = text.encode("utf-8", "replace").translate(_WORDS).split()
+        paths = sorted({word for word in words if b"/" in word or b"." in word[1:-1]})
+        self.exact = crc32(b"\0".join(paths), crc32("\0".join(exact).encode("utf-8", "replace")))
+        hashes = list(map(crc32, words))
+        shingles = set(hashes)
+        shingles.update([(one * 31 + two) & 0xFFFFFFFF for one, two in pairwise(hashes)])
+        self.shingles = array("I", sorted(shingles)[:_SIZE]).tobytes()
+
+    def near(self, other: Sketch, least: float) -> bool:
+        """Do both name the same things and share at least `least` of their words (Jaccard)?"""
+        if self.exact != other.exact:
+            return False
+        if self.shingles == other.shingles:
+            return True
+        mine, theirs = frozenset(array("I", self.shingles)), frozenset(array("I", other.shingles))
+        return len(mine & theirs) >= least * len(mine | theirs)

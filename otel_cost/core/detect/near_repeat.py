@@ -1,0 +1,40 @@
+"""Near repeat: a call is worded anew and brings the very same result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from otel_cost.core.detect import Detector, register
+from otel_cost.core.detect._episode import Settings
+from otel_cost.core.detect._repeat import RepeatState, observe_repeats
+from otel_cost.core.model.vocabulary import Category
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.model.finding import Finding
+
+
+class NearRepeat(Settings):
+    """Same tool, nearly the same arguments, same result, within the last 20 tool calls."""
+
+    count: Annotated[int, Field(ge=2)] = 3
+    """Occurrences that make it a loop; other calls may lie in between."""
+    poll_factor: Annotated[int, Field(ge=1)] = 4
+    """How many times `count` a tool may be called whose name says that it waits or polls."""
+
+
+def observe(state: RepeatState, seen: Observed, settings: NearRepeat) -> Iterator[Finding]:
+    """Feed one call; yield when a call was varied often enough, and when that has ended.
+
+    Calls that name another path, id or number are other calls (batches over files, pages). If all were
+    identical, `exact_repeat` has said so and this detector is silent.
+    """
+    return observe_repeats(state, seen, DETECTOR.name, settings.count, settings.poll_factor, exact=False)
+
+
+DETECTOR = Detector(name="near_repeat", category=Category.LOOP, settings=NearRepeat, state=RepeatState, observe=observe)
+register(DETECTOR)

@@ -1,0 +1,75 @@
+"""No news: a stretch of calls, whatever they are, that all bring back what was known already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from otel_cost.core.detect import Detector, register
+from otel_cost.core.detect._episode import CALM, Episode, Settings
+from otel_cost.core.detect._memory import Memory
+from otel_cost.core.model.vocabulary import Category
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.model.finding import Finding
+
+
+class NoNews(Settings):
+    """Repeats of any earlier calls, close together."""
+
+    count: Annotated[int, Field(ge=2)] = 3
+    """Calls without news that make it a loop."""
+    gap: Annotated[int, Field(ge=1)] = 5
+    """Tool calls from one call without news to the next, at most."""
+
+
+@dataclass(slots=True)
+class State:
+    """One agent's memory and its present stretch of calls without news."""
+
+    memory: Memory = field(default_factory=Memory)
+    stretch: Episode | None = None
+
+
+def observe(state: State, seen: Observed, settings: NoNews) -> Iterator[Finding]:
+    """Feed one call; yield when a stretch is long enough, and when it has ended.
+
+    A call brings no news if an earlier one was the same or nearly the same and had the same result,
+    and nothing was written in between. `wasted` counts these calls only.
+    """
+    for now, _, near in state.memory.note(seen):
+        stretch = state.stretch
+        if not near or now.traits.verb == "poll":
+            if stretch is not None:
+                stretch.quiet += 1
+                if stretch.quiet >= (CALM if stretch.firing else settings.gap):
+                    state.stretch = None
+                    if stretch.firing:
+                        yield _finding(stretch, now.known_by)
+            continue
+        if stretch is None:
+            # The call that is repeated is the last honest one: it opens the episode and is not waste.
+            stretch = state.stretch = Episode()
+            stretch.add(near[-1].span_id, near[-1].cost, near[-1].at)
+        stretch.add(now.span_id, now.cost, now.at)
+        if stretch.repeats > settings.count and not stretch.firing:
+            yield _finding(stretch, now.known_by)
+
+
+def _finding(stretch: Episode, at_span_id: bytes) -> Finding:
+    return stretch.finding(
+        DETECTOR.name,
+        at_span_id,
+        shape="no_news",
+        summary=f"{stretch.repeats - 1} calls brought nothing new",
+        evidence={},
+    )
+
+
+DETECTOR = Detector(name="no_news", category=Category.LOOP, settings=NoNews, state=State, observe=observe)
+register(DETECTOR)
