@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,23 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-_UNITS_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+from otel_cost.quantities import duration_ns, duration_text
 
-
-def parse_duration(value: object) -> float:
-    """Seconds of a duration as Go writes it: `200ms`, `5s`, `1m30s`; a plain 0 needs no unit."""
-    if value in (0, "0"):
-        return 0.0
-    if isinstance(value, str) and re.fullmatch(f"(?:{_DURATION.pattern})+", value):
-        return sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION.findall(value))
-    raise ValueError("write a number with its unit, for example `5s`, `200ms` or `1m30s`")
-
-
-Duration = Annotated[
+Duration = Annotated[  # seconds
     float,
-    BeforeValidator(parse_duration),
-    PlainSerializer(lambda seconds: f"{seconds:g}s", return_type=str),
+    BeforeValidator(lambda written: duration_ns(written) / 1e9),
+    PlainSerializer(lambda seconds: duration_text(round(seconds * 1e9)), return_type=str),
     WithJsonSchema({"type": "string", "examples": ["5s", "200ms", "1m30s"]}),
 ]
 Count = Annotated[int, Field(gt=0)]
@@ -58,7 +46,7 @@ class Tls(Settings):
     @model_validator(mode="after")
     def _key_goes_with_certificate(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file go together")
+            raise ValueError("cert_file and key_file go together\ngive both, or neither")
         return self
 
 
@@ -103,7 +91,9 @@ class SendingQueue(Settings):
     @model_validator(mode="after")
     def _bytes_are_meant(self) -> Self:
         if self.sizer == "bytes" and self.queue_size < 1 << 20:
-            raise ValueError("queue_size counts bytes here, at least 1048576; to count records add `sizer: items`")
+            raise ValueError(
+                "queue_size counts bytes here and is at least 1048576\nto count records add `sizer: items`"
+            )
         return self
 
 

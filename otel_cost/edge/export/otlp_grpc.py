@@ -49,7 +49,7 @@ class Settings(Client):
     @model_validator(mode="after")
     def _verifies(self) -> Self:
         if self.tls.insecure_skip_verify:
-            raise ValueError("tls.insecure_skip_verify is not possible with gRPC; name the server's CA in tls.ca_file")
+            raise ValueError("tls.insecure_skip_verify is not possible with gRPC\nname the server's CA in tls.ca_file")
         return self
 
 

@@ -197,7 +197,7 @@ def test_old_names_and_named_ids() -> None:
     [
         ("otlp_grpc", {}, "endpoint"),
         ("otlp_grpc", {"endpoint": "h:1", "timeout": 5}, "timeout"),
-        ("otlp_grpc", {"endpoint": "h:1", "timeout": "5 s"}, "timeout"),
+        ("otlp_grpc", {"endpoint": "h:1", "timeout": "5 sec"}, "timeout"),
         ("otlp_grpc", {"endpoint": "h:1", "tls": {"insecure_skip_verify": True}}, "ca_file"),
         ("otlp_grpc", {"endpoint": "h:1", "tls": {"cert_file": "a"}}, "key_file"),
         ("otlp_http", {"endpoint": "h:4318"}, "endpoint"),
