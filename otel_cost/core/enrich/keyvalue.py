@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TAGS: Final[Mapping[Signal, bytes]] = {Signal.TRACES: b"\x4a", Signal.LOGS: b"\x32"}
 
 _SHORT: Final = tuple(bytes((n,)) for n in range(0x80))  # lengths that fit one varint byte
-_DOUBLE: Final = struct.Struct("<d").pack
+double_bytes: Final = struct.Struct("<d").pack  # the eight bytes that complete a `double_prefix`
 
 
 def delimited(tag: bytes, payload: bytes) -> bytes:
@@ -49,14 +49,9 @@ def text_prefixes(tag: bytes, key: str, sizes: int) -> tuple[bytes, ...]:
     return tuple(text_field(tag, key, "x" * size).removesuffix(b"x" * size) for size in range(sizes))
 
 
-def double_bytes(value: float) -> bytes:
-    """The eight bytes that complete a `double_prefix`."""
-    return _DOUBLE(value)
-
-
 def double_field(tag: bytes, key: str, value: float) -> bytes:
     """`key: value` as an attribute field."""
-    return _field(tag, key, b"\x21" + _DOUBLE(value))
+    return _field(tag, key, b"\x21" + double_bytes(value))
 
 
 def _field(tag: bytes, key: str, value: bytes) -> bytes:
