@@ -63,6 +63,7 @@ class Run:
     _guesses: dict[tuple[str, int, int], list[Step]] = field(default_factory=dict)
     _component: dict[Step, Component] = field(default_factory=dict)
     _place: dict[Step, Place] = field(default_factory=dict)
+    _records: set[bytes] = field(default_factory=set)
     _names: dict[Step, str] = field(default_factory=dict)  # the record that gave a call its id
     _rollups: list[Step] = field(default_factory=list)
     _closing: bool = False
@@ -111,7 +112,12 @@ class Run:
         return True
 
     def add_step(self, step: Step) -> None:
-        """Take a step and everything that follows from it."""
+        """Take a step and everything that follows from it; a log record that was sent twice counts once."""
+        if not step.span_id:
+            record = _record(step)
+            if record in self._records:
+                return
+            self._records.add(record)
         self.steps.append(step)
         if step.parent_id:
             self._place[step] = self.trace(step.trace_id).walk(step)
@@ -351,7 +357,9 @@ class Run:
         self.wasted |= other.wasted
         known = {step: call for call in other.calls.values() for step in call.steps}
         pending = [change for change in other.changes if change.new is None]
-        for step in other.steps:
+        moved = [step for step in other.steps if step.span_id or _record(step) not in self._records]
+        self._records |= other._records
+        for step in moved:
             self.steps.append(step)
             if step in other._place:
                 self._place[step] = other._place[step]
@@ -370,11 +378,11 @@ class Run:
                         known.pop(part, None)
                 for related in self._related(step):
                     component = self._unite(component, self._component[related])
-        for step in other.steps:  # what encloses a step may have been moved after it
+        for step in moved:  # what encloses a step may have been moved after it
             over = self.place(step).over
             if step in self._component and over is not None and over in self._component:
                 self._unite(self._component[step], self._component[over])
-        for component in {id(c): c for s in other.steps if (c := self._component.get(s)) is not None}.values():
+        for component in {id(c): c for s in moved if (c := self._component.get(s)) is not None}.values():
             self._settle(component)
         self.changes.extend(pending)
 
@@ -399,10 +407,17 @@ def _said(step: Step) -> tuple[object, ...]:
     )
 
 
+def _record(step: Step) -> bytes:
+    """What a log record without any id is known by: two that agree in all of it are one, sent twice."""
+    usage = (step.usage.input, step.usage.output) if step.usage else ()
+    where = (step.source, step.scope, step.trace_id, step.parent_id, step.session, step.name)
+    return repr((where, step.start_ns, step.end_ns, step.ids, step.hints, usage, step.tool, step.failed)).encode()
+
+
 def call_id(tenant: str, steps: Iterable[Step]) -> str:
     """Name of a call: a function of the first record that tells of it, the same on every replay."""
     first = min(steps, key=canonical)
     told = first.trace_id + first.span_id if first.span_id else "|".join(first.ids).encode()
     if not told:
-        told = f"{first.scope}|{first.session}|{first.start_ns}|{first.end_ns}|{first.name}|{first.hints}".encode()
+        told = _record(first)
     return hashlib.blake2b(tenant.encode() + b"\0" + told, digest_size=12).hexdigest()
