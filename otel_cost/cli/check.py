@@ -1,9 +1,9 @@
-"""List every mistake in rule and config files."""
+"""List every mistake in rule, config and price files."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def check(
-    paths: Annotated[list[str], typer.Argument(help="Rule or config files, folders of them, or bundled:NAME")],
+    paths: Annotated[list[str], typer.Argument(help="Rule, config or price files, folders of them, or bundled:NAME")],
 ) -> None:
-    """List every mistake in rule and config files; which is which is told by their keys.
+    """List every mistake in rule, config and price files; which is which is told by their keys.
 
     Rule files are checked together, because rules of all files share one space of names.
     Exit 0: everything loads; 1: something does not.
@@ -26,8 +26,7 @@ def check(
     from otel_cost.errors import DocumentError
 
     problems: dict[str, list[Problem]] = {}  # by file, in the order given
-    configs: list[Document] = []
-    rules: list[Document] = []
+    documents: dict[str, list[Document]] = {"config": [], "prices": [], "rules": []}
     for file, shown in (named for path in paths for named in entry_files(path)):
         problems[shown] = []
         try:
@@ -35,21 +34,26 @@ def check(
         except DocumentError as error:
             problems[shown] += error.problems
             continue
-        (configs if _is_config(document) else rules).append(document)
-    for problem in (*_in_configs(configs), *_in_rules(rules)):
+        documents[_kind_of(document)].append(document)
+    found = [*_in_configs(documents["config"]), *_in_prices(documents["prices"]), *_in_rules(documents["rules"])]
+    for problem in found:
         problems.setdefault(problem.source, []).append(problem)
-    for shown, found in problems.items():
-        print(f"{shown}: {_counted(len(found))}", *found, sep="\n")
+    for shown, here in problems.items():
+        print(f"{shown}: {_counted(len(here))}", *here, sep="\n")
     raise typer.Exit(1 if any(problems.values()) else 0)
 
 
-def _is_config(document: Document) -> bool:
-    """A rule file has rule kinds at its top, a config has its own sections; a name in both is none of either."""
+def _kind_of(document: Document) -> Literal["rules", "config", "prices"]:
+    """What most of its top-level keys belong to; in doubt it is rules."""
+    from otel_cost.core.price.schema import PriceFile
     from otel_cost.core.rules import RuleFile
     from otel_cost.edge.config import Config
 
     keys = set(document.value) if isinstance(document.value, dict) else set()
-    return len(keys & set(Config.model_fields)) > len(keys & set(RuleFile.model_fields))
+    rules, config, prices = (len(keys & set(model.model_fields)) for model in (RuleFile, Config, PriceFile))
+    if rules >= max(config, prices):
+        return "rules"
+    return "config" if config >= prices else "prices"
 
 
 def _in_configs(documents: list[Document]) -> list[Problem]:
@@ -63,6 +67,19 @@ def _in_configs(documents: list[Document]) -> list[Problem]:
             config = check_config(document)
             if "rules" in config.model_fields_set:
                 read_rules(config.rules)
+        except DocumentError as error:
+            problems += error.problems
+    return problems
+
+
+def _in_prices(documents: list[Document]) -> list[Problem]:
+    from otel_cost.core.price import layer_of
+    from otel_cost.errors import DocumentError
+
+    problems: list[Problem] = []
+    for document in documents:
+        try:
+            layer_of(document)
         except DocumentError as error:
             problems += error.problems
     return problems

@@ -160,7 +160,7 @@ class Config(_Part):
     """The whole config; an empty one serves on loopback with the shipped rules and no exporters.
 
     `exporters` holds each type's own settings model (see `otel_cost/edge/export/`);
-    `rules` and `prices` are absolute paths, or `bundled:NAME`.
+    `rules` are absolute paths or `bundled:NAME`, `prices` absolute paths.
     """
 
     receivers: dict[str, OtlpReceiver] = {"otlp": OtlpReceiver()}
@@ -168,7 +168,7 @@ class Config(_Part):
     api: Api = Api()
     data_dir: Path = Field(default_factory=_state_home)
     rules: tuple[str, ...] = ALL_RULES
-    prices: tuple[str, ...] = ()
+    prices: tuple[Path, ...] = ()
     journal: Journal = Journal()
     engine: EngineConfig = EngineConfig()
     service: Service = Service()
@@ -264,7 +264,7 @@ def check_config(document: Document) -> Config:
     if "rules" in config.model_fields_set:
         changed["rules"] = rules
     if "prices" in config.model_fields_set:
-        changed["prices"] = prices
+        changed["prices"] = tuple(Path(entry) for entry in prices)
     data_dir = config.data_dir.expanduser()
     changed["data_dir"] = (folder_of(document.place(("data_dir",)).source) / data_dir).absolute()
     return config.model_copy(update=changed)
@@ -429,7 +429,7 @@ def _entries(document: Document, section: str, problems: list[Problem]) -> tuple
         if not isinstance(entry, str):
             continue
         path = (section, index)
-        if entry.startswith(BUNDLED):
+        if section == "rules" and entry.startswith(BUNDLED):
             entries.append(entry)
             shipped = [f"{BUNDLED}{name}" for name in bundled_rules()]
             if entry not in shipped:

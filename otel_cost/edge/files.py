@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.price import PriceBook, compile_book, layer_of, upstream_layer
-from otel_cost.document import Document, parse_document
+from otel_cost.document import Document, nearest, parse_document
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
+BUNDLED: Final = "bundled:"
 _YAML: Final = {".yaml", ".yml"}
 
 
 def bundled(name: str) -> Path:
-    """A file or folder that ships with the product: `rules/prices`, `samples` …
+    """A file or folder that ships with the product, for example `rules/prices`.
 
     Raises:
         UsageError: nothing of that name ships.
@@ -42,8 +43,8 @@ def yaml_files(path: Path) -> list[Path]:
     return [path]
 
 
-def read_document(path: Path) -> Document:
-    """One YAML file, named as the user wrote it.
+def read_document(path: Path, shown: str = "") -> Document:
+    """One YAML file, named in messages as the user wrote it (`shown`, default: the path).
 
     Raises:
         UsageError: it cannot be read.
@@ -53,8 +54,39 @@ def read_document(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UsageError(f"{path}: {reason}") from error
-    return parse_document(text, str(path))
+        raise UsageError(f"{shown or path}: {reason}") from error
+    return parse_document(text, shown or str(path))
+
+
+def entry_files(entry: str) -> list[tuple[Path, str]]:
+    """What one entry of a list of rules names, each file with its name for messages.
+
+    A file, every YAML file below a folder, or `bundled:NAME` from the shipped rules.
+
+    Raises:
+        UsageError: it names nothing.
+    """
+    if not entry.startswith(BUNDLED):
+        return [(file, str(file)) for file in yaml_files(Path(entry).expanduser())]
+    name = entry.removeprefix(BUNDLED)
+    if name not in bundled_rules():
+        raise UsageError(f"`{entry}` is not shipped\n    {nearest(name, bundled_rules())}")
+    return [(bundled(f"rules/{name}.yaml"), entry)]
+
+
+def bundled_rules() -> list[str]:
+    """Names of the shipped rule packs."""
+    return sorted(file.stem for file in bundled("rules").glob("*.yaml"))
+
+
+def rule_documents(entries: Iterable[str]) -> list[Document]:
+    """The documents that a list of rules names, see `entry_files`.
+
+    Raises:
+        UsageError: an entry names nothing, or a file cannot be read.
+        DocumentError: a file is not YAML.
+    """
+    return [read_document(file, shown) for entry in entries for file, shown in entry_files(entry)]
 
 
 def load_price_book(paths: Iterable[Path] = ()) -> PriceBook:
