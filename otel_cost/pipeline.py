@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import LogEvent, SpanEvent
     from otel_cost.core.model.finding import Alert
-    from otel_cost.core.model.run import ClosedRun
+    from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.price import PriceBook
     from otel_cost.core.rules import RuleSet
 
@@ -139,7 +139,7 @@ class Engine:
         effects, self._effects = self._effects, Effects()
         return effects
 
-    def closed_view(self, tenant: str, key: str) -> ClosedRun | None:
+    def open_run(self, tenant: str, key: str) -> ClosedRun | None:
         """An open run as it would be written down now; `key`: a trace id in hex, a run id, a session."""
         run = None
         with suppress(ValueError):
@@ -147,9 +147,17 @@ class Engine:
         run = run or self.runs.find(tenant, f"session:{key}")
         return None if run is None else summary.close(run)
 
+    def open_runs(self) -> list[RunSummary]:
+        """Every open run as it stands."""
+        return [summary.summarise(run) for run in self.runs]
+
+    def held_position(self) -> int | None:
+        """The oldest journal position of which a record still waits its settle time; None: none does."""
+        return self._held[0].position if self._held else None
+
     def position(self) -> int | None:
         """The oldest journal position whose effects are not all out or whose run is open; None: nothing is pending."""
-        known = [self.runs.position(), self._held[0].position if self._held else None]
+        known = [self.runs.position(), self.held_position()]
         return min((p for p in known if p is not None), default=None)
 
     def find(self, tenant: str, key: str) -> Run | None:

@@ -90,6 +90,6 @@ class _Printer:
     def finish(self) -> None:
         if self._as_json:
             return
-        from otel_cost.cli._tables import print_lines  # noqa: PLC0415  # Rich is heavy, JSON output does not need it
+        from otel_cost.cli._tables import print_lines  # Rich is heavy, JSON output does not need it
 
         print_lines(self._lines)

@@ -1,0 +1,356 @@
+"""Service: the wiring. Receivers → journal → engine thread → ledger, exporters, sinks; and the way down again.
+
+A request is acknowledged when the journal has it. Everything after that is a
+function of the journal: a restart feeds it again from the ledger's cursor, which
+stands before the first record that an open run still needs.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from otel_cost.core.decode.otlp import decode_logs, decode_traces
+from otel_cost.core.enrich.records import alert_json
+from otel_cost.core.model.effects import Effects, Signal
+from otel_cost.edge.config import split_endpoint
+from otel_cost.edge.engine import build_engine
+from otel_cost.edge.export import build_exporters
+from otel_cost.edge.export._metrics import DestinationMetrics
+from otel_cost.edge.journal import Fsync, Journal
+from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.ledger.writer import LedgerWriter
+from otel_cost.edge.notify import build_sink
+from otel_cost.edge.receive.grpc import GrpcReceiver
+from otel_cost.edge.receive.http import HttpReceiver
+from otel_cost.edge.receive.intake import Intake
+from otel_cost.edge.receive.refusals import OverloadedError
+from otel_cost.edge.serve.api import ApiServer
+from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from otel_cost.core.model.run import ClosedRun, RunSummary
+    from otel_cost.edge.config import Config
+    from otel_cost.edge.export._queue import Destination
+    from otel_cost.edge.journal import Record
+    from otel_cost.edge.ledger import LedgerUnavailableError
+    from otel_cost.pipeline import Engine
+
+TICK_S: Final = 0.1
+# Durable but not yet through the engine. Beyond it the journal's writer waits, and with it the senders.
+BACKLOG_BYTES: Final = 64 * 2**20
+DRAIN_S: Final = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Service:
+    """Everything that `otel-cost serve` runs. `start`, then `stop`; both once."""
+
+    def __init__(self, config: Config, *, sinks: Sequence[str] = ()) -> None:
+        """`sinks`: types of alert sinks that need no settings, such as `console`."""
+        self.config = config
+        self.registry = CollectorRegistry()
+        data = config.data_dir
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._cursors_file = data / "cursors.json"
+        self.ledger = DuckDbLedger(data / "ledger.duckdb")
+        self._writer = LedgerWriter(self.ledger, committed=self._committed, failed=self._ledger_failed)
+        self.engine: Engine = build_engine(config, snapshots=self._writer)
+        self._backlog = _Backlog()
+        self.journal = Journal(
+            data / "journal",
+            on_durable=self._backlog.put_records,
+            fsync=Fsync(config.journal.fsync),
+            max_bytes=config.journal.max_bytes,
+            resume_from=self.ledger.cursor(),
+        )
+        self.destinations: dict[str, Destination] = build_exporters(
+            config.exporters, dead_letters=data / "dead-letters", cursors=self._load_cursors()
+        )
+        self._routes: dict[Signal, list[Destination]] = {}
+        for signal in Signal:
+            pipeline = config.pipeline(signal)
+            names = () if pipeline is None else pipeline.exporters
+            self._routes[signal] = [self.destinations[name] for name in names]
+        self._sinks = [build_sink(name, None) for name in sinks]
+        self._said = self.ledger.sent_alerts()
+        self._intake = Intake(self.journal, ReceiverMetrics(self.registry), admit=self._admit)
+        watch_journal(self.registry, self.journal)
+        self.registry.register(DestinationMetrics(self.destinations.values))
+        self._receivers: list[GrpcReceiver | HttpReceiver] = []
+        self._api = ApiServer(self, split_endpoint(config.api.endpoint))
+        self._ledger_problem: str | None = None
+        self._recovered = False
+        self._next_position = 0
+        self._held_position: int | None = None
+        self._engine_thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
+        self._engine_failed: BaseException | None = None
+        self.grpc_port = self.http_port = self.api_port = 0
+
+    # ---- life --------------------------------------------------------------
+
+    def start(self) -> None:
+        """Recover, listen, be ready.
+
+        Raises:
+            UsageError: a port is taken or a folder cannot be used; the message names the key.
+        """
+        # A thread that waits for the interpreter gets it in half a millisecond instead of five.
+        sys.setswitchinterval(0.0005)
+        for destination in self.destinations.values():
+            destination.start()
+        self._recover()
+        self._engine_thread.start()
+        signals = [signal for signal in Signal if self.config.pipeline(signal) is not None]
+        for receiver in self.config.receivers.values():
+            grpc, http = receiver.protocols.grpc, receiver.protocols.http
+            if grpc is not None:
+                limit = grpc.max_recv_msg_size_mib * 2**20
+                over_grpc = GrpcReceiver(self._intake, grpc.endpoint, max_bytes=limit, signals=signals)
+                self.grpc_port = over_grpc.start()
+                self._receivers.append(over_grpc)
+            if http is not None:
+                limit = http.max_request_body_size
+                over_http = HttpReceiver(self._intake, split_endpoint(http.endpoint), max_bytes=limit, signals=signals)
+                self.http_port = over_http.start()
+                self._receivers.append(over_http)
+        self.api_port = self._api.start()
+
+    def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Refuse what comes, finish what was accepted, send what is queued, write everything down.
+
+        What cannot be sent in time stays in the journal for the next start.
+        """
+        deadline = time.monotonic() + drain_s
+        self._intake.close()
+        for receiver in self._receivers:
+            receiver.drain(max(0.5, deadline - time.monotonic()))
+        self._backlog.close()
+        self._engine_thread.join(max(1.0, deadline - time.monotonic()))
+        for destination in self.destinations.values():
+            destination.drain(max(0.5, deadline - time.monotonic()))
+        self._writer.close(max(1.0, deadline - time.monotonic()))
+        self._save_cursors()
+        self._api.stop()
+        for receiver in self._receivers:
+            receiver.stop()
+        for destination in self.destinations.values():
+            destination.close()
+        for sink in self._sinks:
+            sink.close()
+        self.journal.close()
+        self.ledger.close()
+
+    def problems(self) -> list[str]:
+        """Why the service is not ready; empty: it is."""
+        said = [self._intake.problem, self._ledger_problem]
+        if self._engine_failed is not None:
+            said.append(f"the engine stopped: {self._engine_failed}")
+        if not self._recovered:
+            said.append("the journal is being read")
+        full = [name for name, destination in self.destinations.items() if destination.is_full]
+        return [problem for problem in said if problem] + [f"the queue of {name} is full" for name in full]
+
+    # ---- what the API asks ---------------------------------------------------
+
+    def open_run(self, tenant: str, key: str) -> ClosedRun | None:
+        """An open run as it stands, by run id, session or trace id."""
+        found: ClosedRun | None = self._ask(lambda: self.engine.open_run(tenant, key))
+        return found
+
+    def open_runs(self) -> list[RunSummary]:
+        """Every open run as it stands."""
+        runs: list[RunSummary] = self._ask(self.engine.open_runs)
+        return runs
+
+    def _ask(self, question: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever the question answers
+        """Ask the engine on its own thread."""
+        if not self._engine_thread.is_alive():
+            return question()
+        answer: Future[Any] = Future()
+        self._backlog.put_question(question, answer)
+        return answer.result(timeout=10)
+
+    # ---- engine thread -------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Feed again what the ledger's cursor says is not all written, in the time of its receipt."""
+        count = 0
+        for record in self.journal.read(self.ledger.cursor()):
+            self._feed(record)
+            self.engine.advance(record.received_ns)
+            self._carry_out()
+            count += 1
+        self._recovered = True
+        if count:
+            _log.info("journal read again", records=count, open_runs=len(self.engine.runs))
+
+    def _run_engine(self) -> None:
+        try:
+            while (work := self._backlog.take(TICK_S)) is not None:
+                for one in work:
+                    if isinstance(one, tuple):
+                        _answer(*one)
+                    else:
+                        self._feed(one)
+                self.engine.advance(time.time_ns())
+                self._carry_out()
+            self.engine.close(time.time_ns())
+            self._carry_out()
+        except BaseException as error:
+            # Nothing is lost: the journal has it. Say so, refuse what comes, let a restart read it again.
+            self._engine_failed = error
+            self._intake.close()
+            self._backlog.close()
+            _log.exception("the engine stopped")
+            raise
+
+    def _feed(self, record: Record) -> None:
+        signal = Signal(record.kind)
+        if signal is Signal.METRICS:
+            self.engine.forward(record.payload, record.position)
+        else:
+            decoded: Any = record.decoded
+            if decoded is None:
+                decode = decode_traces if signal is Signal.TRACES else decode_logs
+                decoded = decode(record.payload, record.tenant, record.received_ns)
+            self.engine.feed(signal, decoded.events, record.position, record.received_ns)
+        self._next_position = record.position + 1
+
+    def _carry_out(self) -> None:
+        effects = self.engine.take()
+        held = self.engine.held_position()
+        self._held_position = self._next_position if held is None else held
+        cursor = self.engine.position()
+        self._writer.add(effects, self._next_position if cursor is None else cursor)
+        self._export(effects)
+        self._notify(effects)
+
+    def _export(self, effects: Effects) -> None:
+        if not effects.outgoing:
+            return
+        routes = list(self._routes.values())
+        if all(route == routes[0] for route in routes):
+            for destination in routes[0]:
+                destination.offer(effects.outgoing)
+            return
+        for name, destination in self.destinations.items():
+            wanted = [signal for signal, route in self._routes.items() if destination in route]
+            taken = [record for record in effects.outgoing if record.signal in wanted]
+            if taken:
+                _log.debug("offered", exporter=name, records=len(taken))
+                destination.offer(taken)
+
+    def _notify(self, effects: Effects) -> None:
+        news = [alert for alert in effects.alerts if (alert.tenant, alert.id) not in self._said]
+        if not news:
+            return
+        self._said.update((alert.tenant, alert.id) for alert in news)
+        if self._sinks:
+            self._writer.flush(2.0)  # written down before it is told, so that a restart does not tell it again
+        for alert in news:
+            _log.warning(
+                "alert", rule=alert.rule, kind=alert.kind, state=alert.state, run=alert.run_id, summary=alert.summary
+            )
+            for sink in self._sinks:
+                sink.send(alert_json(alert))
+
+    # ---- cursors and push-back -------------------------------------------------
+
+    def _admit(self, _tenant: str, _size: int) -> None:
+        for name, destination in self.destinations.items():
+            if destination.is_full:
+                raise OverloadedError(f"the queue of exporter {name} is full", 5.0)
+        if self._ledger_problem is not None:
+            raise OverloadedError(f"the ledger cannot be written: {self._ledger_problem}", 5.0)
+
+    def _ledger_failed(self, error: LedgerUnavailableError | None) -> None:
+        self._ledger_problem = None if error is None else str(error)
+        if error is not None:
+            _log.error("the ledger cannot be written", problem=str(error))
+
+    def _committed(self, cursor: int) -> None:
+        """The ledger is at `cursor`: what every destination has as well may leave the journal."""
+        delivered = self._save_cursors()
+        self.journal.release(min([cursor, *(position + 1 for position in delivered)]))
+
+    def _save_cursors(self) -> list[int]:
+        held = self._held_position
+        cursors = {
+            name: destination.cursor if held is None else min(destination.cursor, held - 1)
+            for name, destination in self.destinations.items()
+        }
+        if cursors:
+            fresh = self._cursors_file.with_suffix(".new")
+            fresh.write_text(json.dumps(cursors))
+            fresh.replace(self._cursors_file)
+        return list(cursors.values())
+
+    def _load_cursors(self) -> dict[str, int]:
+        try:
+            saved: dict[str, int] = json.loads(self._cursors_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return saved
+
+
+class _Backlog:
+    """What is durable but not yet through the engine, in journal order, and questions to the engine."""
+
+    def __init__(self) -> None:
+        self._line: queue.SimpleQueue[Record | tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._room = threading.Condition()
+        self._bytes = 0
+        self._closed = False
+
+    def put_records(self, records: Iterable[Record]) -> None:
+        """Called by the journal's writer, in order; waits while too much is in line."""
+        for record in records:
+            size = len(record.payload)
+            with self._room:
+                self._room.wait_for(lambda: self._bytes < BACKLOG_BYTES or self._closed)
+                self._bytes += size
+            self._line.put(record)
+
+    def put_question(self, question: Callable[[], Any], answer: Future[Any]) -> None:
+        self._line.put((question, answer))
+
+    def close(self) -> None:
+        """No more records are coming; `take` ends when the line is empty."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+        self._line.put(None)
+
+    def take(self, timeout_s: float) -> list[Record | tuple[Callable[[], Any], Future[Any]]] | None:
+        """What is in line, at most one request's worth of time apart; [] after the timeout; None at the end."""
+        try:
+            first = self._line.get(timeout=timeout_s)
+        except queue.Empty:
+            return []
+        if first is None:
+            return None
+        if not isinstance(first, tuple):
+            with self._room:
+                self._bytes -= len(first.payload)
+                self._room.notify_all()
+        return [first]
+
+
+def _answer(question: Callable[[], Any], answer: Future[Any]) -> None:
+    try:
+        answer.set_result(question())
+    except Exception as error:  # noqa: BLE001  # it belongs to whoever asked
+        answer.set_exception(error)
