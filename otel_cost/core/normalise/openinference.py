@@ -55,6 +55,8 @@ _FIELDS: Final = ranked(
     {field: (*COUNT_NAMES.get(field, ()), *_OWN_NAMES.get(field, ())) for field in COUNT_NAMES.keys() | _OWN_NAMES}
 )
 
+_AGENT_NAMES: Final = ("agent.name", "graph.node.id")
+_OPENAI_AGENTS: Final = "openinference.instrumentation.openai_agents"
 _CLAUDE_AGENT: Final = "openinference.instrumentation.claude_agent_sdk"
 _FIRST_OUTPUT: Final = (
     "llm.output_messages.0.message.content",
@@ -70,6 +72,8 @@ def _span(span: SpanEvent) -> Step | None:
     if known is None:
         return read_span(span, dialect=DIALECT, convention=Basis.INCLUSIVE, fields=_FIELDS)
     kind, operation = known
+    if kind is Kind.AGENT and span.scope.name == _OPENAI_AGENTS and not text(attributes, *_AGENT_NAMES):
+        kind, operation = Kind.WORKFLOW, "invoke_workflow"  # the run around its agents
     agent = _langchain_agent(attributes)
     if kind is Kind.WORKFLOW and agent is not None and agent == span.name:
         kind, operation = Kind.AGENT, "invoke_agent"  # LangChain runs its agents as chains named after them
@@ -80,7 +84,7 @@ def _span(span: SpanEvent) -> Step | None:
     if kind is Kind.TOOL:
         _tool(step, span)
     elif kind is Kind.AGENT:
-        step.agent = step.agent or text(attributes, "graph.node.id") or span.name
+        step.agent = step.agent or text(attributes, *_AGENT_NAMES) or span.name
         _amounts(step, attributes)
         if span.scope.name == _CLAUDE_AGENT and step.usage is not None:
             step.flags |= {Flag.INCOMPLETE}  # its output count is what each answer had at its start
@@ -216,7 +220,7 @@ register(
         name=DIALECT,
         scopes=("openinference.instrumentation",),
         keys=("openinference.span.kind", "llm.token_count."),
-        rank=30,
+        rank=50,
         span=_span,
     )
 )

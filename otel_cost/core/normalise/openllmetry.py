@@ -121,7 +121,7 @@ register(
         name="openllmetry",
         scopes=_SCOPES,
         keys=("traceloop.", "llm.request.type", "llm.usage.", "gen_ai.prompt.", "gen_ai.completion."),
-        rank=40,
+        rank=55,
         span=_span,
     )
 )
