@@ -168,7 +168,7 @@ class HttpReceiver:
         """Stop now; requests under way are cut off."""
         if self._server is not None:
             self._server.force_exit = True
-        self.drain(0)
+        self.drain(1)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -243,7 +243,8 @@ class _App:
             return await self._export(signal, scope["method"], headers, media, incoming)
         except RefusalError as refused:
             self._intake.refuse(signal, "http")
-            await self._discard(incoming)
+            if not isinstance(refused, SlowBodyError):
+                await self._discard(incoming)
             return _refused(refused)
 
     async def _export(
