@@ -151,6 +151,10 @@ class Engine:
         """Every open run as it stands."""
         return [summary.summarise(run) for run in self.runs]
 
+    def closed_views(self) -> list[ClosedRun]:
+        """Every open run as it would be written down now."""
+        return [summary.close(run) for run in self.runs]
+
     def held_position(self) -> int | None:
         """The oldest journal position of which a record still waits its settle time; None: none does."""
         return self._held[0].position if self._held else None

@@ -19,6 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from otel_cost.core.decode.otlp import decode_logs, decode_traces
+from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import alert_json
 from otel_cost.core.model.effects import Effects, Signal
 from otel_cost.edge.config import split_endpoint
@@ -174,6 +175,17 @@ class Service:
         """Every open run as it stands."""
         runs: list[RunSummary] = self._ask(self.engine.open_runs)
         return runs
+
+    def run_lines(self) -> list[dict[str, object]]:
+        """Every open run in contract lines: its calls, its traces, itself."""
+        lines: list[dict[str, object]] = self._ask(
+            lambda: [line for run in self.engine.closed_views() for line in closed_lines(run)]
+        )
+        return lines
+
+    def flush(self) -> None:
+        """Wait until what the engine has said is in the ledger."""
+        self._writer.flush()
 
     def _ask(self, question: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever the question answers
         """Ask the engine on its own thread."""

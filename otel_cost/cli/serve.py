@@ -1,0 +1,69 @@
+"""Run the service until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from otel_cost.edge.config import Config, load_config
+from otel_cost.service import Service
+
+
+def serve(
+    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Config file; later ones win")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where journal and ledger live")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, the last word on any key")] = None,
+) -> None:
+    """Run the service until SIGTERM or Ctrl-C. One line on stdout says when it is ready; logs go to stderr."""
+    overrides = list(sets or [])
+    if data_dir is not None:
+        overrides.append(f"data_dir={data_dir.absolute()}")
+    loaded = load_config(config or [], overrides)
+    log_to_stderr(loaded.service.telemetry.logs.level)
+    service = Service(loaded)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    service.start()
+    print(ready_line(service, loaded), flush=True)
+    stopping.wait()
+    service.stop()
+
+
+def ready_line(service: Service, config: Config) -> str:
+    """What other programs wait for; a protocol that is not served is left out."""
+    receivers = [receiver.protocols for receiver in config.receivers.values()]
+    hosts = {
+        "grpc": next((p.grpc.endpoint for p in receivers if p.grpc is not None), None),
+        "http": next((p.http.endpoint for p in receivers if p.http is not None), None),
+    }
+    ports = {"grpc": service.grpc_port, "http": service.http_port}
+    said = [f"{name}={_bound(endpoint, ports[name])}" for name, endpoint in hosts.items() if endpoint is not None]
+    return " ".join(["otel-cost ready", *said, f"api=http://{_bound(config.api.endpoint, service.api_port)}"])
+
+
+def _bound(endpoint: str, port: int) -> str:
+    return f"{endpoint.rpartition(':')[0]}:{port}"
+
+
+def log_to_stderr(level: str) -> None:
+    """Structured lines, one per event; readable on a terminal, JSON elsewhere."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
