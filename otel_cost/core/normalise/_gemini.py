@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 
 def read_event(log: LogEvent, dialect: str, event: str) -> Step | None:
-    """The step of `api_response`, `api_error` or `tool_call`; `event` is the name without its prefix."""
+    """The step of `api_response`, `api_error`, `api_retry` or `tool_call`; `event` is the name without its prefix."""
     match event:
         case "api_response":
             return _answer(log, dialect)
         case "api_error":
-            return _failure(log, dialect)
+            step = _failure(log, dialect)
+            step.hints = (failure_hint(step),)
+            return step
+        case "api_retry":
+            return _failure(log, dialect)  # a try that no span tells of
         case "tool_call":
             return _tool(log, dialect)
     return None
@@ -42,6 +46,7 @@ def _call(log: LogEvent, dialect: str) -> Step:
     step.requested_model = text(attributes, "model", "model_name")
     step.provider = provider_of(attributes)
     step.status_code = status_code(attributes)
+    step.agent = text(attributes, "subagent_name")
     return step
 
 
@@ -91,7 +96,6 @@ def _failure(log: LogEvent, dialect: str) -> Step:
         str(step.status_code) if step.status_code is not None else None
     )
     step.error_message = text(attributes, "error", "error_message", "error.message")
-    step.hints = (failure_hint(step),)
     return step
 
 
@@ -99,6 +103,7 @@ def _tool(log: LogEvent, dialect: str) -> Step:
     attributes = log.attributes
     step = log_step(log, dialect, Kind.TOOL, session_of(attributes))
     step.operation = "execute_tool"
+    step.agent = text(attributes, "subagent_name")
     step.tool = text(attributes, "function_name")
     step.tool_call_id = text(attributes, "call_id", "gen_ai.tool.call.id")
     if step.tool_call_id is not None:

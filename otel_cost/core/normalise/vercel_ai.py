@@ -204,7 +204,7 @@ register(
         name=_NAME,
         # Its scope is called "ai", too short a prefix to go by.
         keys=("ai.operationId", "ai.model.", "ai.usage.", "ai.toolCall.", "ai.telemetry."),
-        rank=40,  # processors that add other vendors' keys to these spans do not know which are roll-ups
+        rank=20,  # processors that add other vendors' keys to these spans do not know which are roll-ups
         span=read_span,
     )
 )
