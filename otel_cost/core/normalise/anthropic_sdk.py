@@ -25,7 +25,7 @@ def _span(span: SpanEvent) -> Step | None:
         return None
     if step.kind is Kind.INFERENCE:
         if request := text(attributes, "anthropic.request.id"):
-            step.ids = (*step.ids, f"request:{request}")
+            step.hints = (f"request:{request}",)  # a gateway in between may answer with one of its own, over and over
         if reason := text(attributes, "anthropic.message.stop_reason"):
             step.finish_reasons = (reason,)
         compacted = whole(attributes.get("anthropic.usage.compaction.input_tokens"))

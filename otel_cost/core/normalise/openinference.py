@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_cost.core.decode.otlp import span_events
 from otel_cost.core.model.attributes import text
 from otel_cost.core.model.step import STANDARD_TERMS, Terms
+from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import as_text, dig, opened_map, reported_nano
-from otel_cost.core.normalise._usage import ranked, whole
+from otel_cost.core.normalise._usage import answered, ranked, settle, whole
 from otel_cost.core.normalise.semconv import COUNT_NAMES, read_span
 
 if TYPE_CHECKING:
@@ -133,34 +134,32 @@ _FIRST_TOKEN: Final = "First Token Stream Event"  # noqa: S105 - the name of a s
 
 
 def _answer(step: Step, answer: Mapping[str, Any]) -> None:
-    """The provider's own answer: its id, the tier it served, how long its cache entries live, what it used besides."""
+    """The provider's own answer: its id, the tier it served, details of its counts, what it used besides."""
     message = dig(answer, "generations", 0, 0, "message")
     wrapped = dig(message, "kwargs") or dig(message, "data") or message
-    usage: Any
     if wrapped is not None or "llm_output" in answer:  # LangChain's result around it
-        metadata = dig(wrapped, "response_metadata")
-        identity = dig(metadata, "id") or dig(answer, "llm_output", "id")
-        tier = dig(metadata, "service_tier") or dig(answer, "llm_output", "service_tier")
-        usage = dig(metadata, "usage") or dig(answer, "llm_output", "usage")
+        both = (dig(wrapped, "response_metadata"), answer.get("llm_output"))
+        said = {key: value for part in reversed(both) if isinstance(part, dict) for key, value in part.items() if value}
+        usage = said.get("usage") or said.get("token_usage")
     elif _PROVIDERS_OWN.isdisjoint(answer):  # a model may answer in JSON with an `id` of its own making
         return
     else:
-        identity = answer.get("id") or answer.get("response_id") or answer.get("responseId")
-        tier = answer.get("service_tier")
-        usage = answer.get("usage")
+        said = dict(answer)
+        usage = answer.get("usage") or answer.get("usage_metadata")
         if answer.get("automatic_function_calling_history"):
             step.flags |= {Flag.INCOMPLETE}  # several requests in one span, counts of the last one only
+    identity = said.get("id") or said.get("response_id") or said.get("responseId")
     if isinstance(identity, str) and identity and f"response:{identity}" not in step.ids:
         step.ids = (*step.ids, f"response:{identity}")
-    if isinstance(usage, dict):
-        _lifetime(step, usage)
-        tier = tier or usage.get("service_tier")
+    usage = usage if isinstance(usage, dict) else {}
+    _details(step, usage)
     if step.terms is STANDARD_TERMS:
+        tier = said.get("service_tier") or usage.get("service_tier")
         searches = whole(dig(usage, "server_tool_use", "web_search_requests"))
         terms = Terms(
             service_tier=tier if isinstance(tier, str) and tier else None,
-            speed=as_text(dig(usage, "speed")),
-            inference_geo=as_text(dig(usage, "inference_geo")),
+            speed=as_text(usage.get("speed")),
+            inference_geo=as_text(usage.get("inference_geo")),
             units=(("web_search", searches),) if searches else (),
         )
         step.terms = STANDARD_TERMS if terms == STANDARD_TERMS else terms
@@ -169,13 +168,24 @@ def _answer(step: Step, answer: Mapping[str, Any]) -> None:
 _PROVIDERS_OWN: Final = frozenset({"choices", "usage", "object", "candidates", "usage_metadata"})
 
 
-def _lifetime(step: Step, usage: Mapping[str, Any]) -> None:
-    """The hour-long part of the cache writes, which Anthropic's answer tells and no attribute does."""
-    hour = whole(dig(usage, "cache_creation", "ephemeral_1h_input_tokens"))
-    known = step.usage
-    if hour is None or known is None or known.cache_write_1h is not None or not 0 <= hour <= (known.cache_write or 0):
+def _details(step: Step, usage: Mapping[str, Any]) -> None:
+    """Parts of usage that no attribute tells (lifetime of cache writes, writes at all), where the sums are the same."""
+    if not usage or step.problem is not None:
         return
-    step.usage = replace(known, cache_write_1h=hour)
+    told, convention, outside = answered(usage)
+    own = settle(told, convention=convention, provider=step.provider, model=step.model, reasoning_outside=outside).usage
+    known = step.usage
+    if own is None or known is None or (own.input, own.output) != (known.input, known.output):
+        return
+    if known.cache_read not in {None, own.cache_read} or known.cache_write not in {None, own.cache_write}:
+        return
+    news = {
+        name: getattr(own, name)
+        for name in Usage.__slots__
+        if getattr(known, name) is None and getattr(own, name) is not None
+    }
+    if news:
+        step.usage = replace(known, **news)
 
 
 def _tool(step: Step, span: SpanEvent) -> None:

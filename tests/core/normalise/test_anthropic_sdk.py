@@ -32,7 +32,7 @@ def test_a_call(span_of) -> None:
         Basis.INCLUSIVE,
         Usage(input=7550, output=120, cache_read=0, cache_write=7500, cache_write_1h=6000),
     )
-    assert step.ids == ("response:msg_1", "request:req_1")
+    assert (step.ids, step.hints) == (("response:msg_1",), ("request:req_1",))
     assert (step.terms, step.finish_reasons) == (Terms(service_tier="standard"), ("tool_use",))
 
 

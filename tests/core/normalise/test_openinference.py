@@ -93,8 +93,10 @@ ANTHROPIC_ANSWER = {
     "type": "message",
     "model": "claude-sonnet-4-5",
     "usage": {
-        "input_tokens": 1,
-        "output_tokens": 1,
+        "input_tokens": 200,
+        "output_tokens": 700,
+        "cache_read_input_tokens": 100,
+        "cache_creation_input_tokens": 4096,
         "cache_creation": {"ephemeral_5m_input_tokens": 96, "ephemeral_1h_input_tokens": 4000},
         "service_tier": "priority",
         "server_tool_use": {"web_search_requests": 2},
@@ -109,6 +111,14 @@ def test_the_answer_tells_id_tier_lifetime_and_searches(span_of) -> None:
     assert step.terms == Terms(service_tier="priority", units=(("web_search", 2),))
     assert step.usage is not None
     assert (step.usage.cache_write, step.usage.cache_write_1h) == (4096, 4000)
+
+
+def test_an_answer_of_other_counts_adds_no_details(span_of) -> None:
+    answer = ANTHROPIC_ANSWER | {"usage": ANTHROPIC_ANSWER["usage"] | {"input_tokens": 201}}
+    step = normalise_span(span_of(LLM | {"output.value": json.dumps(answer)}, scope=OPENAI))
+    assert step is not None
+    assert step.usage is not None
+    assert (step.usage.input, step.usage.cache_write_1h) == (4396, None)
 
 
 @pytest.mark.parametrize(
