@@ -73,7 +73,7 @@ class PriceBook:
                     shelf.setdefault(model.id, []).append(model)
                 fallback[provider.id] = fallback.get(provider.id, ()) + provider.fallback
         self._names = Names(
-            {provider: [_merged(models) for models in shelf.values()] for provider, shelf in self._stacks.items()},
+            {provider: _shelf(shelf) for provider, shelf in self._stacks.items()},
             fallback,
             provider_names,
             [one for layer in layers for one in layer.deployments],
@@ -388,6 +388,14 @@ def items_of(lines: Sequence[Line], nano: int) -> tuple[Item, ...]:
         )
         for line, share in zip(lines, shares, strict=True)
     )
+
+
+def _shelf(models: Mapping[str, Sequence[Model]]) -> list[Model]:
+    """The models of one provider, those that later layers name first: of two that claim a name the first has it."""
+    named = [
+        (len(told) > 1 or not told[0].rows or not told[0].rows[0].whole, _merged(told)) for told in models.values()
+    ]
+    return [model for ours, model in named if ours] + [model for ours, model in named if not ours]
 
 
 def _merged(models: Sequence[Model]) -> Model:

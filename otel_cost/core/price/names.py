@@ -168,12 +168,13 @@ class Shelf:
     def _add_bedrock(self, models: Iterable[Model]) -> None:
         """Bedrock's ids without their dates and versions; one that two models share names neither."""
         self._bedrock: dict[str, str | None] = {}
+        rows: dict[str, object] = {}
         for model in models:
             for name in (model.id, *model.names):
                 key = _bedrock_key(name.lower())
                 known = self._bedrock.setdefault(key, model.id)
-                if known != model.id:
-                    self._bedrock[key] = known if model.id in (known or "") or name != model.id else None
+                if rows.setdefault(key, [row.prices for row in model.rows]) != [row.prices for row in model.rows]:
+                    self._bedrock[key] = None if name == model.id else known
 
     def find(self, name: str) -> str | None:
         """The model that a cleaned, lower-case name means here."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from otel_cost.core.model.money import FEMTO_PER_NANO, Rate
 from otel_cost.core.model.vocabulary import Reason
-from otel_cost.core.price.table import BEGINNING, DAY, END, UNITS, Price, Row
+from otel_cost.core.price.table import BEGINNING, END, UNITS, WEEK, Price, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -223,7 +223,7 @@ class Plan:
         if isinstance(period, Reason) or period.windows is None:
             return period
         opens, windows = period.windows
-        return windows[bisect_right(opens, start_ns % DAY) - 1]
+        return windows[bisect_right(opens, start_ns % WEEK) - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +263,7 @@ class Compiler:
         periods: list[Period | Reason] = []
         before: object = None
         for start in sorted(edges):
-            quotes = self._day(start, rows)
+            quotes = self._week(start, rows)
             if quotes == before:
                 continue
             before = quotes
@@ -271,11 +271,11 @@ class Compiler:
             periods.append(_period(quotes, sold_before=any(not isinstance(p, Reason) for p in periods)))
         return starts, periods
 
-    def _day(self, start: int, rows: Sequence[Row]) -> list[tuple[int, dict[str, Quote] | Reason]]:
+    def _week(self, start: int, rows: Sequence[Row]) -> list[tuple[int, dict[str, Quote] | Reason]]:
         opens = {0}
         for row in rows:
             if row.daily is not None and row.start <= start < row.end:
-                opens.update(row.daily)
+                opens |= row.daily.edges()
         day: list[tuple[int, dict[str, Quote] | Reason]] = []
         for moment in sorted(opens):
             quotes = self._quotes(start, moment)
@@ -352,9 +352,8 @@ class Compiler:
             }
         listed = self._listed_since(at, moment, standard) if not active else {}
         stated = self._stated(mode, at, moment)
-        # Units that a list of this mode leaves out cost what they cost without it.
         if listed or stated:
-            quotes = {} if factor is None or any(row.whole for row in active) else quotes
+            quotes = {}  # a list of this mode goes before a factor; what it leaves out costs what it costs without it
         if not active and not listed and factor is None:
             return None
         return quotes | listed | stated

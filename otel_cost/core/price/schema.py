@@ -27,6 +27,7 @@ from otel_cost.core.price.table import (
     Context,
     Deployment,
     Fee,
+    Hours,
     Layer,
     Model,
     Multiplier,
@@ -116,10 +117,11 @@ class When(_Strict):
 
 
 class Daily(_Strict):
-    """Hours of the UTC day, half open; they may pass midnight."""
+    """Hours of the UTC day, half open; they may pass midnight, and belong to the day on which they begin."""
 
     start: Annotated[Clock, Field(alias="from")]
     to: Clock
+    days: Literal["every day", "weekdays", "weekend"] = "every day"
 
 
 class Step(_Strict):
@@ -270,6 +272,11 @@ class PriceFile(Sourced):
     fees: tuple[FeeEntry, ...] = ()
 
 
+_DAYS: Final = {
+    "every day": frozenset(range(7)),
+    "weekdays": frozenset(range(5)),
+    "weekend": frozenset({5, 6}),
+}
 _LENGTHS: Final = {"second": SECOND, "minute": 60 * SECOND, "hour": 3600 * SECOND, "day": DAY}
 
 
@@ -397,7 +404,7 @@ class _Reader:
             self._source(at, entry, *around),
             entry.start,
             entry.to,
-            (entry.daily.start, entry.daily.to) if entry.daily else None,
+            Hours(entry.daily.start, entry.daily.to, _DAYS[entry.daily.days]) if entry.daily else None,
             entry.when.terms(),
             sold=not entry.unavailable,
         )
@@ -448,6 +455,5 @@ def _overlap(left: Row, right: Row) -> bool:
     if left.daily is None or right.daily is None:
         return True
     return any(
-        left.active(max(left.start, right.start), moment) and right.active(max(left.start, right.start), moment)
-        for moment in (left.daily[0], right.daily[0])
+        left.daily.cover(moment) and right.daily.cover(moment) for moment in left.daily.edges() | right.daily.edges()
     )

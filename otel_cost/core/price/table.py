@@ -22,6 +22,8 @@ BEGINNING: Final = -(2**63)  # no known start
 END: Final = 2**63 - 1  # still in force
 SECOND: Final = 10**9  # nanoseconds
 DAY: Final = 86_400 * SECOND
+WEEK: Final = 7 * DAY
+_FIRST_WEEKDAY: Final = 3  # 1970-01-01 was a Thursday; Monday is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,30 @@ def mode_of(service_tier: str | None, processing: str | None, speed: str | None)
 
 
 @dataclass(frozen=True, slots=True)
+class Hours:
+    """A stretch of the UTC day, half open, in nanoseconds; it may pass midnight. `days`: on which it opens (0 Monday)."""
+
+    opens: int
+    closes: int
+    days: frozenset[int] = frozenset(range(7))
+
+    def cover(self, moment: int) -> bool:
+        """`moment`: nanoseconds since the week of the Unix epoch began, which is on a Thursday."""
+        of_day, day = moment % DAY, (moment // DAY + _FIRST_WEEKDAY) % 7
+        if self.opens < self.closes:
+            return day in self.days and self.opens <= of_day < self.closes
+        if of_day >= self.opens:
+            return day in self.days
+        return of_day < self.closes and (day - 1) % 7 in self.days
+
+    def edges(self) -> set[int]:
+        """Where in the week it may open or close."""
+        return {day * DAY + at for day in range(7) for at in (self.opens, self.closes, 0)}
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """Prices that hold together: from `start` (inclusive) to `end`, each day in `daily` where given.
+    """Prices that hold together: from `start` (inclusive) to `end`, in certain hours where given.
 
     `whole`: the row is the full list of what is sold then, so an earlier row of
     the same layer says nothing beside it. `sold` False: these terms are not on offer then.
@@ -182,18 +206,14 @@ class Row:
     source: str
     start: int = BEGINNING
     end: int = END
-    daily: tuple[int, int] | None = None  # nanoseconds of the UTC day, half open, may pass midnight
+    daily: Hours | None = None
     terms: Terms = ANY
     whole: bool = False
     sold: bool = True
 
-    def active(self, at: int, time_of_day: int) -> bool:
-        if not self.start <= at < self.end:
-            return False
-        if self.daily is None:
-            return True
-        opens, closes = self.daily
-        return opens <= time_of_day < closes if opens < closes else time_of_day >= opens or time_of_day < closes
+    def active(self, at: int, moment: int) -> bool:
+        """At an instant, and at a moment of the week (see `Hours.cover`)."""
+        return self.start <= at < self.end and (self.daily is None or self.daily.cover(moment))
 
 
 @dataclass(frozen=True, slots=True)

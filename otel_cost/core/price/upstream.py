@@ -15,6 +15,7 @@ from otel_cost.core.price.table import (
     BEGINNING,
     SECOND,
     UNITS,
+    Hours,
     Layer,
     Model,
     Price,
@@ -81,7 +82,7 @@ def _row(
         date = constraint.start_date
         start = int(datetime(date.year, date.month, date.day, tzinfo=UTC).timestamp()) * SECOND
     elif constraint is not None:
-        daily = (_of_day(constraint.start_time), _of_day(constraint.end_time))
+        daily = Hours(_of_day(constraint.start_time), _of_day(constraint.end_time))
     return Row(stated, source, start, daily=daily, terms=terms, whole=whole)
 
 
