@@ -1,0 +1,165 @@
+"""Ledger: the charges on disk, and what may be asked of them.
+
+Rows and the journal cursor are committed in one transaction and every row has a
+key, so that replaying what was already written changes nothing. `Ledger` is the
+interface (`duckdb.py` implements it, one contract test holds for all), `Batch` is
+what it is given, `writer.py` feeds it off the hot path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from otel_cost.errors import OtelCostError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from otel_cost.core.model.call import Call
+    from otel_cost.core.model.effects import Correction, Effects
+    from otel_cost.core.model.finding import Alert
+    from otel_cost.core.model.run import ClosedRun
+
+# JSON types only; ids lower-case hex, money decimal strings of USD or None.
+Row = dict[str, object]
+
+DIMENSIONS: Final = (
+    "tenant",
+    "org",
+    "team",
+    "user",
+    "api_key",
+    "project",
+    "workflow",
+    "agent",
+    "model",
+    "provider",
+    "tool",
+    "session",
+    "kind",
+)
+ATTRIBUTE: Final = "attr:"  # attr:KEY groups by one attribute
+
+
+class LedgerUnavailableError(OtelCostError):
+    """The store cannot take or give rows now: disk full, I/O error. Nothing was written; it may work later."""
+
+
+class UnknownDimensionError(UsageError):
+    """A report was asked by something that is no dimension; the text lists what is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.allowed = (*DIMENSIONS, f"{ATTRIBUTE}KEY")
+        super().__init__(f"unknown dimension {name!r}; one of: {', '.join(self.allowed)}")
+
+
+def checked_dimensions(by: Sequence[str]) -> tuple[str, ...]:
+    """`by` without repetition.
+
+    Raises:
+        UnknownDimensionError: one of them is no dimension.
+    """
+    for name in by:
+        if name not in DIMENSIONS and not (name.startswith(ATTRIBUTE) and len(name) > len(ATTRIBUTE)):
+            raise UnknownDimensionError(name)
+    return tuple(dict.fromkeys(by))
+
+
+@dataclass(slots=True)
+class Batch:
+    """What the engine's effects leave in the ledger, the last word on each key, in any number of steps."""
+
+    calls: dict[tuple[str, str], tuple[str, Call] | None] = field(default_factory=dict)  # (tenant, id) → (run, call)
+    alerts: dict[tuple[str, str], Alert] = field(default_factory=dict)
+    corrections: list[Correction] = field(default_factory=list)
+    closed: dict[tuple[str, str], ClosedRun] = field(default_factory=dict)
+
+    def add(self, effects: Effects) -> None:
+        """Take over what `effects` says; a call that is gone stands as None."""
+        for tenant, call_id in effects.gone:
+            self.calls[tenant, call_id] = None
+        for tenant, run_id, call in effects.calls:
+            self.calls[tenant, call.id] = (run_id, call)
+        for alert in effects.alerts:
+            self.alerts[alert.tenant, alert.id] = alert
+        self.corrections.extend(effects.corrections)
+        for run in effects.closed:
+            self.closed[run.summary.tenant, run.summary.run_id] = run
+
+    def snapshot(self, tenant: str, key: str) -> bytes | None:
+        """The snapshot of a closed run that waits here, by one of its keys."""
+        for (owner, _), run in reversed(self.closed.items()):
+            if owner == tenant and key in run.keys:
+                return run.snapshot or None
+        return None
+
+    def __len__(self) -> int:
+        closed = sum(1 + len(run.nodes) for run in self.closed.values())
+        return len(self.calls) + len(self.alerts) + len(self.corrections) + closed
+
+
+class Ledger(Protocol):
+    """Where charges are written down. One writer; reads from any thread. `tenant` None means all tenants."""
+
+    def commit(self, batch: Batch, cursor: int) -> None:
+        """Write all of `batch` and the journal cursor, or nothing.
+
+        Raises:
+            LedgerUnavailableError: nothing was written; the same batch may be committed later.
+        """
+
+    def cursor(self) -> int:
+        """Journal position up to which everything is written; 0 in a new ledger."""
+
+    def find_snapshot(self, tenant: str, key: str) -> bytes | None:
+        """What wakes the closed run that a trace id (hex), `session:…` or call id belongs to."""
+
+    def closed_keys(self, limit: int) -> Iterator[tuple[str, str]]:
+        """(tenant, key) of closed runs, the latest runs first."""
+
+    def sent_alerts(self) -> set[tuple[str, str]]:
+        """(tenant, id) of every alert written down: a replay sends none of them again."""
+
+    def report(
+        self,
+        by: Sequence[str] = (),
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        tenant: str | None = None,
+    ) -> list[Row]:
+        """Spend by any dimensions, by start of the call (`since` ≤ start < `until`), dearest first.
+
+        Raises:
+            UnknownDimensionError: `by` names something else.
+        """
+
+    def spend_over_time(
+        self, step_ns: int, since_ns: int, until_ns: int, tenant: str | None = None
+    ) -> list[tuple[int, int]]:
+        """(start of the step in ns, nano-USD) of every step that has priced calls, in order of time."""
+
+    def runs(
+        self, top: int = 20, since_ns: int | None = None, until_ns: int | None = None, tenant: str | None = None
+    ) -> list[Row]:
+        """Run lines (contract 2.2) of the dearest closed runs."""
+
+    def run(self, run_or_trace_id: str, tenant: str | None = None) -> Row | None:
+        """One run's whole story (`story.py` says its shape); what is known so far of a run that is still open."""
+
+    def alerts(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
+        """Alert lines, the latest first. An episode that has been resolved shows as resolved only."""
+
+    def close(self) -> None: ...
+
+
+def by_cost(row: Row) -> tuple[bool, float]:
+    """Sort key: dearest first, what has no price last."""
+    cost = row.get("cost_usd")
+    return (cost is None, -float(str(cost)) if cost is not None else 0.0)
+
+
+def rows_of(lines: Iterable[Row], kind: str) -> list[Row]:
+    """The lines of one type."""
+    return [line for line in lines if line.get("type") == kind]

@@ -1,0 +1,171 @@
+"""Writer: effects go in from the engine's thread and reach the ledger in batches, off the hot path.
+
+Closed runs that still wait here are found as if they were written. When the
+ledger cannot be written the batch stays and is tried again; when too much waits,
+`add` blocks, which is the push-back that the receivers hand on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from otel_cost.edge.ledger import Batch, LedgerUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_cost.core.model.effects import Effects
+    from otel_cost.edge.ledger import Ledger
+
+_RETRY_S: Final = (0.5, 1.0, 2.0, 5.0)
+_FILTERED_KEYS: Final = 5_000_000
+
+
+class LedgerWriter:
+    """One thread that owns the writing side of a ledger.
+
+    `committed(cursor)` is called after each commit, from the writer's thread.
+    `failed(error)` likewise after each refused one (`error` None: it works again).
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        rows: int = 10_000,
+        seconds: float = 1.0,
+        most_rows: int = 200_000,
+        committed: Callable[[int], None] = lambda _: None,
+        failed: Callable[[LedgerUnavailableError | None], None] = lambda _: None,
+    ) -> None:
+        self._ledger, self._rows, self._seconds, self._most = ledger, rows, seconds, most_rows
+        self._committed, self._failed = committed, failed
+        self._state = threading.Condition()
+        self._waiting = Batch()
+        self._going: Batch | None = None
+        self._cursor: int | None = None
+        self._since = 0.0
+        self._flushing = self._closing = False
+        self._keys = KeyFilter(ledger)
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def add(self, effects: Effects, cursor: int) -> None:
+        """Take effects over; `cursor`: the journal position up to which everything is in what was added so far."""
+        with self._state:
+            while len(self._waiting) >= self._most and not self._closing:
+                self._state.wait()
+            if not len(self._waiting):
+                self._since = time.monotonic()
+            self._waiting.add(effects)
+            self._cursor = cursor
+            for run in effects.closed:
+                self._keys.add(run.summary.tenant, run.keys)
+            if len(self._waiting) >= self._rows:
+                self._state.notify_all()
+
+    def find(self, tenant: str, key: str) -> bytes | None:
+        """What wakes a closed run, written or not. A key never seen costs about a microsecond."""
+        if not self._keys.may_hold(tenant, key):
+            return None
+        with self._state:
+            found = self._waiting.snapshot(tenant, key)
+            if found is None and self._going is not None:
+                found = self._going.snapshot(tenant, key)
+        written = self._ledger.find_snapshot(tenant, key)
+        return found or written
+
+    def flush(self, timeout_s: float = 10.0) -> bool:
+        """Write what waits now; False if it could not be written in time."""
+        with self._state:
+            self._flushing = True
+            self._state.notify_all()
+            done = self._state.wait_for(lambda: self._cursor is None and self._going is None, timeout_s)
+            self._flushing = False
+            return done
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Write what waits and stop; False if something could not be written (a restart replays it)."""
+        done = self.flush(timeout_s)
+        with self._state:
+            self._closing = True
+            self._state.notify_all()
+        self._thread.join(timeout_s)
+        return done
+
+    def _run(self) -> None:
+        while True:
+            with self._state:
+                while not self._due():
+                    if self._closing:
+                        return
+                    self._state.wait(self._seconds)
+                batch, cursor = self._waiting, self._cursor or 0
+                self._going, self._waiting, self._cursor = batch, Batch(), None
+            written = self._commit(batch, cursor)
+            with self._state:
+                self._going = None
+                self._state.notify_all()
+            if not written:
+                return
+            self._committed(cursor)
+
+    def _due(self) -> bool:
+        if self._cursor is None:
+            return False
+        late = time.monotonic() - self._since >= self._seconds
+        return late or self._flushing or self._closing or len(self._waiting) >= self._rows
+
+    def _commit(self, batch: Batch, cursor: int) -> bool:
+        """True once written; False: closing, and it still cannot be written."""
+        tries = 0
+        while True:
+            try:
+                self._ledger.commit(batch, cursor)
+            except LedgerUnavailableError as error:
+                self._failed(error)
+                with self._state:
+                    self._state.wait_for(lambda: self._closing, _RETRY_S[min(tries, len(_RETRY_S) - 1)])
+                    if self._closing:
+                        return False
+                tries += 1
+            else:
+                if tries:
+                    self._failed(None)
+                return True
+
+
+class KeyFilter:
+    """Bloom filter over the keys of closed runs: nearly every key of a new trace is new, and asking the disk is slow.
+
+    8 MiB, seven probes: with five million keys about one new key in five hundred
+    costs a look-up in vain. Fuller means slower, never wrong.
+    """
+
+    _SIZE: Final = 8 << 23  # bits
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._bits = bytearray(self._SIZE >> 3)
+        for tenant, key in ledger.closed_keys(_FILTERED_KEYS):
+            self._set(tenant, key)
+
+    def add(self, tenant: str, keys: tuple[str, ...]) -> None:
+        for key in keys:
+            self._set(tenant, key)
+
+    def may_hold(self, tenant: str, key: str) -> bool:
+        """False: surely not there."""
+        bits = self._bits
+        return all(bits[at >> 3] & (1 << (at & 7)) for at in self._places(tenant, key))
+
+    def _set(self, tenant: str, key: str) -> None:
+        for at in self._places(tenant, key):
+            self._bits[at >> 3] |= 1 << (at & 7)
+
+    def _places(self, tenant: str, key: str) -> list[int]:
+        digest = hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=16).digest()
+        first, step = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big") | 1
+        return [(first + turn * step) % self._SIZE for turn in range(7)]

@@ -1,0 +1,289 @@
+"""What every ledger keeps, whichever store is behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledger_cases import NOON_NS, a_call, a_run, an_alert, trace_of
+
+from otel_cost.core.model.effects import Correction, Effects
+from otel_cost.core.model.money import usd_to_nano
+from otel_cost.core.model.usage import Usage
+from otel_cost.core.model.vocabulary import Flag, Kind, Reason
+from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, UnknownDimensionError
+from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.ledger.story import story_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+RUN = trace_of("t1").hex()
+
+
+@pytest.fixture(params=["duckdb in memory", "duckdb file"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    made = DuckDbLedger(tmp_path / "ledger.duckdb" if request.param.endswith("file") else None)
+    yield made
+    made.close()
+
+
+def batch_of(*effects: Effects) -> Batch:
+    batch = Batch()
+    for one in effects:
+        batch.add(one)
+    return batch
+
+
+def written(*calls, run_id: str = RUN, tenant: str = "default") -> Effects:
+    return Effects(calls=[(tenant, run_id, call) for call in calls])
+
+
+def closed(*calls, **said) -> Effects:
+    run = a_run(list(calls), **said)
+    return Effects(calls=[(run.summary.tenant, run.summary.run_id, c) for c in calls], closed=[run])
+
+
+def nano_of(rows: list[dict[str, object]], column: str = "cost_usd") -> int:
+    return sum(usd_to_nano(str(row[column])) for row in rows if row[column] is not None)
+
+
+def test_a_new_ledger_is_empty(ledger: Ledger) -> None:
+    assert ledger.cursor() == 0
+    assert ledger.report() == []
+    assert ledger.report(["model"]) == []
+    assert ledger.run(RUN) is None
+    assert ledger.runs() == []
+    assert ledger.alerts() == []
+    assert ledger.sent_alerts() == set()
+    assert ledger.find_snapshot("default", RUN) is None
+
+
+def test_report_counts_holes_and_leaves_nothing_out(ledger: Ledger) -> None:
+    calls = [
+        a_call("a", nano=30, who={"user": "ann"}),
+        a_call("b", nano=5, model="gpt-5"),
+        a_call("hole", nano=None),
+        a_call("failed", nano=None, reason=Reason.FAILED_CALL, failed=True),
+        a_call("tool", nano=None, kind=Kind.TOOL, tool="Bash"),
+        a_call("partial", nano=1, flags=frozenset({Flag.INCOMPLETE})),
+    ]
+    ledger.commit(batch_of(written(*calls)), 1)
+    assert ledger.report() == [
+        {
+            "cost_usd": "0.000000036",
+            "calls": 6,
+            "unpriced_calls": 1,
+            "incomplete_calls": 1,
+            "wasted_usd": "0",
+            "input_tokens": 3000,
+            "output_tokens": 30,
+        }
+    ]
+    by_user = ledger.report(["user"])
+    assert [(row["user"], row["cost_usd"]) for row in by_user] == [("ann", "0.00000003"), (None, "0.000000006")]
+    assert [(row["kind"], row["tool"], row["cost_usd"]) for row in ledger.report(["kind", "tool"])] == [
+        ("inference", None, "0.000000036"),
+        ("tool", "Bash", None),
+    ]
+
+
+def test_report_by_time_is_since_inclusive_until_exclusive(ledger: Ledger) -> None:
+    ledger.commit(batch_of(written(*(a_call(f"c{s}", nano=10**s, start_s=s) for s in range(4)))), 1)
+    second = 10**9
+    rows = ledger.report(since_ns=NOON_NS + second, until_ns=NOON_NS + 3 * second)
+    assert nano_of(rows) == 110
+    assert ledger.spend_over_time(2 * second, NOON_NS, NOON_NS + 4 * second) == [
+        (NOON_NS, 11),
+        (NOON_NS + 2 * second, 1100),
+    ]
+
+
+def test_every_dimension_is_answered_and_an_unknown_one_lists_them(ledger: Ledger) -> None:
+    ledger.commit(batch_of(written(a_call("a", who={"environment": "prod", 'odd"k.e$y': "1"}))), 1)
+    for name in (*DIMENSIONS, "attr:nothing"):
+        assert len(ledger.report([name])) == 1
+    assert ledger.report(["attr:environment"])[0]["attr:environment"] == "prod"
+    assert ledger.report(['attr:odd"k.e$y'])[0]['attr:odd"k.e$y'] == "1"
+    for name in ("colour", "attr:", "nano); DROP TABLE call_rows; --"):
+        with pytest.raises(UnknownDimensionError, match="workflow"):
+            ledger.report([name])
+
+
+def test_tenants_do_not_see_each_other(ledger: Ledger) -> None:
+    ours, theirs = a_call("a", nano=1), a_call("a", nano=20, tenant="other")
+    ledger.commit(batch_of(closed(ours), closed(theirs, tenant="other")), 1)
+    assert nano_of(ledger.report(tenant="default")) == 1
+    assert nano_of(ledger.report(tenant="other")) == 20
+    assert [row["tenant"] for row in ledger.report(["tenant"])] == ["other", "default"]
+    run = ledger.run(RUN, "other")
+    assert run is not None
+    assert run["cost_usd"] == "0.00000002"
+    assert ledger.run(RUN, "nobody") is None
+
+
+def test_a_changed_call_replaces_its_row_and_a_gone_one_leaves(ledger: Ledger) -> None:
+    ledger.commit(batch_of(written(a_call("a", nano=1), a_call("b", nano=10))), 1)
+    ledger.commit(batch_of(written(a_call("a", nano=5))), 2)
+    assert nano_of(ledger.report()) == 15
+    ledger.commit(batch_of(Effects(gone=[("default", a_call("b").id)])), 3)
+    assert nano_of(ledger.report()) == 5
+
+
+def test_what_a_call_does_not_say_its_run_says(ledger: Ledger) -> None:
+    ledger.commit(
+        batch_of(closed(a_call("a", nano=1), a_call("b", nano=2, who={"user": "bob"}), who={"user": "ann"})), 1
+    )
+    assert {row["user"]: row["cost_usd"] for row in ledger.report(["user"])} == {
+        "ann": "0.000000001",
+        "bob": "0.000000002",
+    }
+
+
+def test_the_story_of_a_closed_run_is_the_story_of_the_open_one(ledger: Ledger) -> None:
+    calls = [a_call("a", nano=30, session="s"), a_call("t", nano=None, kind=Kind.TOOL, tool="Bash", start_s=1)]
+    run = a_run(calls)
+    alert = an_alert(["a", "t"])
+    ledger.commit(batch_of(written(*calls), Effects(closed=[run], alerts=[alert])), 1)
+    told = ledger.run(RUN)
+    assert told is not None
+    alerts = told["alerts"]
+    assert isinstance(alerts, list)
+    assert [one["id"] for one in alerts] == [alert.id]
+    assert told == story_of(run, alerts, [], is_open=False)
+    assert told["tree"][0]["subtree_usd"] == "0.00000003"  # type: ignore[index]
+    assert [branch["self_usd"] for branch in told["tree"][0]["children"]] == ["0.00000003", None]  # type: ignore[index]
+
+
+def test_a_run_that_is_still_open_shows_what_is_known(ledger: Ledger) -> None:
+    ledger.commit(batch_of(written(a_call("a", nano=30), a_call("b", nano=None), run_id="session-1")), 1)
+    for name in ("session-1", RUN):
+        run = ledger.run(name)
+        assert run is not None
+        assert (run["run_id"], run["cost_usd"], run["complete"], run["open"]) == (
+            "session-1",
+            "0.00000003",
+            False,
+            True,
+        )
+        assert len(run["tree"]) == 2  # type: ignore[arg-type]
+
+
+def test_a_late_span_finds_its_run_and_the_second_close_is_the_truth(ledger: Ledger) -> None:
+    ledger.commit(batch_of(closed(a_call("a", nano=1), a_call("b", nano=10), extra_keys=("session:x",))), 1)
+    assert ledger.find_snapshot("default", "session:x") == b"frozen"
+    assert ledger.find_snapshot("other", "session:x") is None
+    # Woken: b turned out to be part of a, a late c came, and the conversation now names the run.
+    again = closed(a_call("a", nano=2), a_call("c", nano=100), run_id="x", extra_keys=("session:x",), snapshot=b"2")
+    ledger.commit(batch_of(again), 2)
+    assert nano_of(ledger.report()) == 102
+    assert [run["run_id"] for run in ledger.runs()] == ["x"]
+    assert ledger.find_snapshot("default", RUN) == b"2"
+    story = ledger.run(RUN)
+    assert story is not None
+    assert len(story["calls"]) == 2  # type: ignore[arg-type]
+    assert len(story["tree"][0]["children"]) == 2  # type: ignore[index]
+
+
+def test_closed_keys_come_latest_run_first(ledger: Ledger) -> None:
+    for index in range(3):
+        ledger.commit(batch_of(closed(a_call("a", trace=f"t{index}", start_s=index))), index)
+    assert [key for _, key in ledger.closed_keys(2)] == [trace_of("t2").hex(), trace_of("t1").hex()]
+
+
+def test_an_episode_is_one_alert_whatever_order_its_words_come_in(ledger: Ledger) -> None:
+    firing, resolved = an_alert(["a", "b"]), an_alert(["a", "b"], state="resolved", wasted_nano=9)
+    for alerts in ([firing], [resolved], [firing]):
+        ledger.commit(batch_of(Effects(alerts=alerts)), 1)
+    assert [(alert["state"], alert["wasted_usd"]) for alert in ledger.alerts()] == [("resolved", "0.000000009")]
+    assert ledger.sent_alerts() == {("default", firing.id), ("default", resolved.id)}
+
+
+def test_waste_falls_on_the_calls_that_brought_nothing(ledger: Ledger) -> None:
+    calls = [a_call(f"c{i}", nano=100, model=f"m{i}", start_s=i) for i in range(4)]
+    alert = an_alert(["c0", "c1", "c2"], onset="c1", wasted_nano=151)
+    ledger.commit(batch_of(written(*calls), Effects(alerts=[alert])), 1)
+    wasted = {row["model"]: row["wasted_usd"] for row in ledger.report(["model"])}
+    assert sorted(wasted) == ["m0", "m1", "m2", "m3"]
+    assert (wasted["m0"], wasted["m3"]) == ("0", "0")
+    assert {wasted["m1"], wasted["m2"]} == {"0.000000075", "0.000000076"}
+
+
+def test_waste_of_a_tool_loop_falls_on_the_model_calls_between(ledger: Ledger) -> None:
+    tools = [a_call(f"t{i}", nano=None, kind=Kind.TOOL, tool="Bash", start_s=2 * i) for i in range(3)]
+    models = [a_call(f"m{i}", nano=100, model=f"m{i}", start_s=2 * i + 1) for i in range(4)]
+    alert = an_alert(["t0", "t1", "t2"], wasted_nano=200)
+    ledger.commit(batch_of(written(*tools, *models), Effects(alerts=[alert])), 1)
+    wasted = {row["model"]: row["wasted_usd"] for row in ledger.report(["model"]) if row["model"]}
+    assert wasted == {"m0": "0.0000001", "m1": "0.0000001", "m2": "0", "m3": "0"}
+
+
+def test_corrections_are_kept_once(ledger: Ledger) -> None:
+    call = a_call("a")
+    said = Correction("default", RUN, call.id, call.trace_id, call.step.span_id, NOON_NS, 1, None, "twin")
+    for cursor in (1, 2):
+        ledger.commit(batch_of(closed(call), Effects(corrections=[said, said])), cursor)
+    run = ledger.run(RUN)
+    assert run is not None
+    assert [(one["old_usd"], one["new_usd"], one["why"]) for one in run["corrections"]] == [  # type: ignore[attr-defined]
+        ("0.000000001", None, "twin")
+    ]
+
+
+def test_the_cursor_never_goes_back(ledger: Ledger) -> None:
+    for cursor in (5, 9, 7):
+        ledger.commit(Batch(), cursor)
+    assert ledger.cursor() == 9
+
+
+def test_numbers_beyond_64_bits_do_not_stop_the_ledger(ledger: Ledger) -> None:
+    absurd = a_call("a", nano=10**20, usage=Usage(input=10**30, output=1))
+    absurd.step.end_ns = 2**64 - 1
+    ledger.commit(batch_of(written(absurd, a_call("b", nano=3))), 1)
+    (row,) = ledger.report()
+    assert (row["cost_usd"], row["calls"], row["unpriced_calls"]) == ("0.000000003", 2, 1)
+
+
+_spoken = st.builds(
+    lambda name, trace, nano, model, user: a_call(
+        f"c{name}", trace=f"t{trace}", nano=nano, model=model, who={"user": user} if user else None
+    ),
+    st.integers(0, 12),
+    st.integers(0, 2),
+    st.one_of(st.none(), st.integers(0, 10**12)),
+    st.sampled_from(["a", "b", None]),
+    st.sampled_from(["ann", "bob", None]),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(_spoken, max_size=6), max_size=6), st.data())
+def test_any_split_and_any_repetition_gives_the_same_report(steps, data) -> None:
+    effects = [written(*calls, run_id="r") for calls in steps]
+    truth = {call.id: call for one in effects for _, _, call in one.calls}
+    reports = []
+    for repeat in (False, True):
+        ledger = DuckDbLedger()
+        try:
+            for part in _parts(effects, data.draw):
+                ledger.commit(batch_of(*part), 1)
+                if repeat:
+                    ledger.commit(batch_of(*part), 1)
+            reports.append((ledger.report(), ledger.report(["model", "user"])))
+        finally:
+            ledger.close()
+    whole, by = reports[0]
+    assert reports[1] == reports[0]
+    assert nano_of(whole) == nano_of(by) == sum(call.nano or 0 for call in truth.values())
+    assert sum(int(str(row["calls"])) for row in by) == len(truth)
+
+
+def _parts(effects: list[Effects], draw: Callable) -> Iterator[list[Effects]]:
+    while effects:
+        size = draw(st.integers(1, len(effects)))
+        yield effects[:size]
+        effects = effects[size:]

@@ -1,0 +1,154 @@
+"""The ledger's file: locked, versioned, replayed after a crash, and patient with a full disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import duckdb
+import ledger_cases as cases
+import pytest
+
+from otel_cost.core.model.effects import Effects
+from otel_cost.edge.ledger import Batch
+from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.ledger.writer import LedgerWriter
+from otel_cost.errors import UsageError
+
+
+def batch_of(*calls, run_id: str = "r") -> Batch:
+    batch = Batch()
+    batch.add(Effects(calls=[("default", run_id, call) for call in calls]))
+    return batch
+
+
+def in_another_process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).resolve().parents[3],
+    )
+
+
+OPEN_IT = """
+    import pathlib, sys
+    from otel_cost.edge.ledger.duckdb import DuckDbLedger
+    from otel_cost.errors import UsageError
+    try:
+        DuckDbLedger(pathlib.Path(sys.argv[1]), read_only=sys.argv[2] == "ro")
+    except UsageError as error:
+        print(error)
+"""
+
+
+def test_a_second_process_is_told_who_holds_the_file(tmp_path: Path) -> None:
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    for mode in ("rw", "ro"):
+        said = in_another_process(OPEN_IT, str(tmp_path / "ledger.duckdb"), mode).stdout
+        assert "in use by another process (process " in said
+        assert "data_dir" in said
+    ledger.close()
+
+
+def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.duckdb"
+    ledger = DuckDbLedger(path)
+    ledger.commit(batch_of(cases.a_call("a", nano=5)), 3)
+    ledger.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    ledger = DuckDbLedger(path)
+    # A replay after a crash tells the same call again, and more.
+    ledger.commit(batch_of(cases.a_call("a", nano=5), cases.a_call("b", nano=6)), 4)
+    assert (ledger.cursor(), ledger.report()[0]["cost_usd"]) == (4, "0.000000011")
+    ledger.close()
+    reader = DuckDbLedger(path, read_only=True)
+    assert reader.report()[0]["calls"] == 2
+    reader.close()
+
+
+def test_calls_of_before_the_crash_that_joined_another_are_gone_at_close(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.duckdb"
+    ledger = DuckDbLedger(path)
+    ledger.commit(batch_of(cases.a_call("a", nano=5), cases.a_call("b", nano=5)), 3)
+    ledger.close()
+    ledger = DuckDbLedger(path)
+    batch = Batch()
+    batch.add(Effects(closed=[cases.a_run([cases.a_call("a", nano=5)], run_id="r")]))
+    ledger.commit(batch, 4)
+    assert ledger.report()[0]["calls"] == 1
+    ledger.close()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.duckdb"
+    DuckDbLedger(path).close()
+    with duckdb.connect(str(path)) as db:
+        db.execute("INSERT INTO schema_version VALUES (999)")
+    with pytest.raises(UsageError, match=r"newer otel-cost \(schema 999"):
+        DuckDbLedger(path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.duckdb"
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(UsageError, match="not a DuckDB file"):
+        DuckDbLedger(path)
+
+
+FILL_THE_DISK = """
+    import pathlib, resource, signal, sys
+    sys.path.insert(0, sys.argv[2])
+    import ledger_cases as cases
+    from otel_cost.core.model.effects import Effects
+    from otel_cost.edge.ledger import Batch, LedgerUnavailableError
+    from otel_cost.edge.ledger.duckdb import DuckDbLedger
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    path = pathlib.Path(sys.argv[1])
+    ledger = DuckDbLedger(path)
+    def batch(first, count):
+        made = Batch()
+        made.add(Effects(calls=[("default", "r", cases.a_call(f"c{i}", nano=1)) for i in range(first, first + count)]))
+        return made
+    ledger.commit(batch(0, 10), 1)
+    full = max(p.stat().st_size for p in path.parent.iterdir()) + 20_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
+    refused = 0
+    for _ in range(2):
+        try:
+            ledger.commit(batch(10, 5000), 2)
+        except LedgerUnavailableError as error:
+            refused += 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    ledger.commit(batch(10, 5000), 2)
+    print(refused, ledger.report()[0]["calls"], ledger.cursor())
+    ledger.close()
+    print(DuckDbLedger(path).report()[0]["calls"])
+"""
+
+
+def test_a_full_disk_is_a_refusal_and_the_same_batch_works_later(tmp_path: Path) -> None:
+    ran = in_another_process(FILL_THE_DISK, str(tmp_path / "ledger.duckdb"), str(Path(__file__).parent))
+    assert ran.stdout.split() == ["2", "5010", "2", "5010"], ran.stderr
+
+
+def test_writer_commits_in_its_own_time_and_finds_what_waits(tmp_path: Path) -> None:
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    committed: list[int] = []
+    writer = LedgerWriter(ledger, seconds=3600, committed=committed.append)
+    run = cases.a_run([cases.a_call("a", nano=5)])
+    writer.add(Effects(closed=[run]), 7)
+    assert writer.find("default", run.keys[0]) == b"frozen"
+    assert writer.find("other", run.keys[0]) is None
+    assert ledger.cursor() == 0
+    assert writer.flush()
+    assert (ledger.cursor(), committed) == (7, [7])
+    assert writer.find("default", run.keys[0]) == b"frozen"
+    writer.add(Effects(calls=[("default", "r2", cases.a_call("b", trace="t2", nano=6))]), 8)
+    assert writer.close()
+    assert (ledger.cursor(), ledger.report()[0]["calls"]) == (8, 2)
+    ledger.close()
