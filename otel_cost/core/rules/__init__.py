@@ -85,7 +85,7 @@ def load_rules(documents: Iterable[Document]) -> RuleSet:
     if not problems:  # names in a document that did not load are not known
         problems += _unknown_contacts(checked)
     said = [model for _, file in checked for model, _ in _models(file, defaults.KIND)]
-    mode = said[0].mode if said else Mode.ENFORCE
+    site_defaults = said[0] if said else defaults.Defaults()
     rules: dict[str, list[Any]] = {}
     for document, file in checked:
         for kind in KINDS.values():
@@ -98,7 +98,7 @@ def load_rules(documents: Iterable[Document]) -> RuleSet:
                 continue
             for model, path in _models(file, kind):
                 try:
-                    rules.setdefault(kind.name, []).append(kind.build(model, Site(document, path, mode)))
+                    rules.setdefault(kind.name, []).append(kind.build(model, Site(document, path, site_defaults)))
                 except DocumentError as error:
                     problems += error.problems
     if problems:

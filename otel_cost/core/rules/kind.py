@@ -20,6 +20,7 @@ from otel_cost.quantities import Duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_cost.core.rules.kinds.defaults import Defaults
     from otel_cost.document import Document, Path
     from otel_cost.errors import Problem
 
@@ -199,7 +200,7 @@ class Site:
 
     document: Document
     path: Path
-    default_mode: Mode
+    defaults: Defaults
 
     def problem(self, message: str, hint: str = "", *below: str | int, key: bool = False) -> Problem:
         return self.document.problem((*self.path, *below), message, hint, key=key)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from datetime import UTC
 from decimal import Decimal
-from typing import Annotated, Literal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, Tag, model_validator
 
+from otel_cost.core.budget import Budget, BurnLevel, ShareLevel
+from otel_cost.core.budget.window import LENGTH_NS, Calendar, Lifetime, Rolling
+from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.model.vocabulary import Severity
 from otel_cost.core.rules.kind import Actions, Dimension, Fail, Mode, Name, RuleKind, Strict, register, told_by
 from otel_cost.core.rules.match import Match, Matcher
 from otel_cost.quantities import Duration, Share
+
+if TYPE_CHECKING:
+    from otel_cost.core.budget.window import Unit
+    from otel_cost.core.budget.window import Window as Window_
+    from otel_cost.core.rules.kind import Site
 
 
 def _check_window(window: str) -> str:
@@ -73,10 +85,76 @@ class BudgetModel(Strict):
     fail: Fail | None = None
 
     @model_validator(mode="after")
-    def _window_or_run(self) -> BudgetModel:
-        if self.limit.window is None and "run" not in self.per:
+    def _windows_fit(self) -> BudgetModel:
+        window = self.limit.window
+        if window is None and "run" not in self.per:
             raise ValueError("`limit.window` is missing\nonly a budget `per: [run]` goes without")
+        if window is None and any(isinstance(warning, WarnBurnRate) for warning in self.warn):
+            raise ValueError("a burn rate needs `limit.window`\nwithout it there is no pace to compare with")
+        if self.limit.kind == "calendar" and (window is None or re.match(r"\d+", window)[0] != "1"):  # type: ignore[index]
+            raise ValueError("a calendar window is one hour, day, week or month\nuse `kind: rolling` for several")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRule:
+    """A budget rule, ready to run: what is counted, and what is to be done."""
+
+    budget: Budget
+    mode: Mode
+    severity: Severity | None
+    fail: Fail
+    target: str
+    actions: Actions  # at the limit; beyond `hard_stop` the run is stopped
+
+    @property
+    def name(self) -> str:
+        return self.budget.name
+
+
+def compile_budget(model: BudgetModel, site: Site) -> BudgetRule:
+    """The rule that a checked model describes. Its levels are in rising order, `limit` among them."""
+    shares = [ShareLevel(_percent(warning.at), warning.at) for warning in model.warn if isinstance(warning, WarnAt)]
+    shares.append(ShareLevel("limit", Fraction(1)))
+    if model.at_limit.hard_stop_at is not None:
+        shares.append(ShareLevel("hard_stop", model.at_limit.hard_stop_at))
+    burns = [
+        BurnLevel(f"burn_rate {warning.burn_rate}", Fraction(warning.burn_rate), warning.over)
+        for warning in model.warn
+        if isinstance(warning, WarnBurnRate)
+    ]
+    budget = Budget(
+        name=model.name,
+        per=tuple(model.per),
+        match=model.match,
+        limit_nano=usd_to_nano(model.limit.usd),
+        window=_window(model.limit, site.defaults.timezone),
+        levels=(*sorted(shares, key=lambda level: level.share), *burns),
+    )
+    return BudgetRule(
+        budget,
+        model.mode or site.defaults.mode,
+        model.severity,
+        model.fail or site.defaults.fail,
+        model.at_limit.target,
+        model.at_limit.do,
+    )
+
+
+def _window(limit: Limit, timezone: str) -> Window_:
+    if limit.window is None:
+        return Lifetime()
+    found = re.fullmatch(r"(\d+)(h|d|w|mo)", limit.window)
+    if found is None:
+        raise ValueError(limit.window)
+    unit = cast("Unit", found[2])
+    if limit.kind == "calendar":
+        return Calendar(unit, UTC if timezone == "UTC" else ZoneInfo(timezone))
+    return Rolling(int(found[1]) * LENGTH_NS[unit])
+
+
+def _percent(share: Fraction) -> str:
+    return f"{float(share * 100):g}%"
 
 
 KIND: RuleKind[None] = register(RuleKind(name="budgets", model=BudgetModel))

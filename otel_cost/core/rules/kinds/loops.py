@@ -75,7 +75,7 @@ def _build(model: LoopModel, site: Site) -> Loop:
         settings = detector.settings.model_validate(model.with_)
     except ValidationError as error:
         raise DocumentError(problems_of(error, site.document, detector.settings, at=(*site.path, "with"))) from None
-    mode = model.mode or site.default_mode
+    mode = model.mode or site.defaults.mode
     return Loop(model.name, detector, settings, model.match, mode, model.severity, model.do)
 
 
