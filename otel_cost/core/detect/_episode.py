@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 WINDOW: Final = 20
 # So many calls that bring something new end an episode: one lucky call does not.
 CALM: Final = 3
+# A prompt below this share of the last one was compacted, or a new conversation was begun.
+COMPACTED: Final = 0.7
 _SPANS: Final = 64
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from otel_cost.core.detect._episode import WINDOW, Turns
 from otel_cost.core.detect._shape import keyed
 from otel_cost.core.detect._traits import traits_of
+from otel_cost.core.detect._verbs import delegates
 from otel_cost.core.model.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Past(NamedTuple):
     outcome: bytes | None
     traits: Traits
     cost: int | None  # of its turn, nano-USD
+    end_ns: int
     known_by: bytes  # span that made it known: its own, or the model call after it
 
 
@@ -65,6 +67,8 @@ class Memory:
         step = seen.step
         if step.kind is Kind.TOOL:
             traits = traits_of(seen)
+            if traits.instruction is None and delegates(step.tool or ""):
+                return  # "transferred to B" is no result
             if traits.call is None and traits.outcome is None and traits.size is None:
                 if len(self.unknown) < WINDOW:
                     self.unknown.append((seen, cost))
@@ -105,6 +109,8 @@ class Memory:
         for one in self.past:
             if one.outcome != outcome or one.tool != tool or outcome is None:
                 continue
+            if seen.step.start_ns < one.end_ns:
+                continue  # side by side: its result was not known yet
             equal = call is not None and one.call == call
             if not equal and not near_calls(traits, one.traits):
                 continue
@@ -115,7 +121,9 @@ class Memory:
                 near.append(one)
         if new and traits.verb == "write" and not traits.failed:
             self.epoch += 1
-        now = Past(self.calls, self.epoch, seen.step.span_id, tool, call, outcome, traits, cost, known_by)
+        now = Past(
+            self.calls, self.epoch, seen.step.span_id, tool, call, outcome, traits, cost, seen.step.end_ns, known_by
+        )
         self.past.append(now)
         return Repeats(now, same, near)
 

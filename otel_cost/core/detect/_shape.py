@@ -52,8 +52,9 @@ _FAILURES: Final = re.compile(
     re.IGNORECASE,
 )
 _INFRASTRUCTURE: Final = re.compile(
-    r"rate.?limit|too many requests|overloaded|over capacity|time[d ]?.?out|unavailable|bad gateway|connection"
-    r"|internal.?server|server.?error|throttl|resource.?exhausted|deadline|econn|dns|(?:^|\b(?:http|status|code|error)\D{0,8})(?:408|409|425|429|5\d\d)\b",
+    r"rate.?limit|too.?many.?requests|overloaded|over.?capacity|time.?out|timed.out|deadline.?exceeded|unavailable"
+    r"|bad.?gateway|internal.?server|server.?error|throttl|resource.?exhausted|econn|api.?connection"
+    r"|connection.?(?:error|refused|reset|aborted)|(?:^|\b(?:http|status|code|error)\D{0,8})(?:408|425|429|5\d\d)\b",
     re.IGNORECASE,
 )
 

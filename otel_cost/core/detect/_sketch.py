@@ -14,11 +14,20 @@ _ENDS: Final = 200
 _SIZE: Final = 40
 # A value without spaces up to this length is a name, an id, a number: another value is another thing.
 _NAME_CHARS: Final = 60
+_SAMPLED_CHARS: Final = 1500
+_SAMPLE: Final = 64
+_LONG_WORD: Final = 4
 _KEPT: Final = b"/._-~*"
 _WORDS: Final = bytes(
     byte if byte >= 0x80 or chr(byte).isalnum() or byte in _KEPT else ord(" ")  # not ASCII: part of a word
     for byte in range(256)
 )
+
+
+def sample(text: str) -> frozenset[int]:
+    """A fair sample of a text's longer words, as hashes: enough to tell how much of it was said before."""
+    words = text[:_SAMPLED_CHARS].lower().encode("utf-8", "replace").translate(_WORDS).split()
+    return frozenset(sorted({crc32(word) for word in words if len(word) >= _LONG_WORD})[:_SAMPLE])
 
 
 class Sketch:

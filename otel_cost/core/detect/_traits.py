@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.detect._shape import canonical, error_shape, failures, is_infrastructure, keyed, result_shape
-from otel_cost.core.detect._sketch import Sketch
+from otel_cost.core.detect._sketch import Sketch, sample
 from otel_cost.core.detect._verbs import command_verb, verb_of, writes_whole
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
 
@@ -28,6 +28,7 @@ class Traits:
         "failed",
         "failures",
         "infrastructure",
+        "instruction",
         "outcome",
         "size",
         "sketch",
@@ -35,6 +36,7 @@ class Traits:
         "vague",
         "verb",
         "whole",
+        "words",
     )
 
     call: bytes | None  # tool and arguments
@@ -45,6 +47,8 @@ class Traits:
     infrastructure: bool  # failed on the way there (429, 5xx, timeout)
     failures: int | None  # failing tests that the result reports
     sketch: Sketch | None  # of the arguments, for near-sameness
+    instruction: Sketch | None  # an order to another agent, among the arguments
+    words: frozenset[int]  # sample of the answer to an instruction
     target: bytes | None  # the file the arguments name
     verb: str  # what kind of tool this is: read, write, check, poll, plan, "" (unknown)
     whole: bool  # writes its target as a whole
@@ -53,6 +57,8 @@ class Traits:
 
     def __init__(self, step: Step, failed: bool) -> None:
         self.call = self.outcome = self.error = self.sketch = self.target = self.size = self.failures = None
+        self.instruction = None
+        self.words = frozenset()
         self.failed, self.verb, self.chant = failed, "", 0
         self.infrastructure = self.vague = self.whole = False
         if step.kind is Kind.TOOL:
@@ -86,6 +92,8 @@ class Traits:
                 self.outcome = self.error
         told = result or step.error_message
         self.failures = failures(told) if told else None
+        if self.instruction is not None and result:
+            self.words = sample(result)
         if result is not None and self.outcome is None:
             self.outcome = keyed(f"{tool}\0{result_shape(result)}")
 
@@ -93,8 +101,8 @@ class Traits:
         told = message or step.error_type
         self.infrastructure = (
             step.status_code in _INFRASTRUCTURE_STATUS
-            or bool(step.error_type and is_infrastructure(step.error_type))
-            or (step.kind is not Kind.TOOL and bool(message and is_infrastructure(message)))
+            # What a command printed is not the way to the command: a result is not asked.
+            or any(is_infrastructure(told) for told in (step.error_type, step.error_message) if told)
         )
         if message:
             self.error = keyed(f"{step.tool or step.model}\0{error_shape(message)}")
@@ -108,6 +116,11 @@ class Traits:
             if isinstance(target, str):
                 self.target = keyed(target)
                 break
+        for key in _INSTRUCTIONS:
+            order = arguments.get(key)
+            if isinstance(order, str) and order.count(" ") >= 2:
+                self.instruction = Sketch(order)
+                break
         command = arguments.get("command") or arguments.get("cmd")
         if isinstance(command, list):
             command = " ".join(map(str, command))
@@ -117,6 +130,7 @@ class Traits:
 
 
 _INFRASTRUCTURE_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)})
+_INSTRUCTIONS: Final = ("instruction", "instructions", "prompt", "task", "message")
 _TARGETS: Final = (
     "path",
     "file_path",

@@ -57,6 +57,17 @@ def writes_whole(tool: str) -> bool:
     return _WHOLE.search(tool) is not None
 
 
+_DELEGATES: Final = _names(
+    "transfer_?to", "hand_?off", "delegate", "sub_?agent", "spawn", "^(?:task|agent)$", "ask_?agent"
+)
+
+
+@lru_cache(maxsize=2048)
+def delegates(tool: str) -> bool:
+    """Does a tool of this name hand work to another agent?"""
+    return _DELEGATES.search(tool) is not None
+
+
 def _at_start(*words: str) -> str:
     """The words where a shell command begins: at the start, after `;`, `&&`, `|`, with variables set before."""
     return rf"(?:^|[;&|]\s*)(?:\w+=\S+\s+)*(?:{'|'.join(words)})"

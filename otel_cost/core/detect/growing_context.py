@@ -9,7 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._carried import carried_nano
-from otel_cost.core.detect._episode import Settings
+from otel_cost.core.detect._episode import COMPACTED, Settings
 from otel_cost.core.model.finding import Finding
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
@@ -55,7 +55,6 @@ class State:
 
 _MODELS: Final = 4
 _SPANS: Final = 64
-_COMPACTED: Final = 0.7  # a fall below this share of the last input is a compaction or a new conversation
 
 
 def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterator[Finding]:
@@ -71,7 +70,7 @@ def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterator[
     model = step.model or ""
     growth = state.growths.get(model)
     if growth is None or usage.input <= growth.last.input:
-        if growth is not None and usage.input > _COMPACTED * growth.last.input:
+        if growth is not None and usage.input > COMPACTED * growth.last.input:
             return  # a thought dropped or a call on the side; the context is still there
         if growth is not None and growth.firing:
             yield _finding(growth, step.span_id, model, settings)

@@ -1,0 +1,70 @@
+"""Error cascade: one call after the other fails, each in its own way, and nothing works in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from otel_cost.core.detect import Detector, register
+from otel_cost.core.detect._episode import Episode, Settings, Turns
+from otel_cost.core.detect._traits import traits_of
+from otel_cost.core.model.vocabulary import Category, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.model.finding import Finding
+
+
+class ErrorCascade(Settings):
+    """Different errors in a row, whatever the tools."""
+
+    count: Annotated[int, Field(ge=2)] = 5
+    """Distinct errors running; the same one again counts once (that is `repeated_error`)."""
+
+
+@dataclass(slots=True)
+class State:
+    """One agent's errors since a tool call last went well."""
+
+    turns: Turns = field(default_factory=Turns)
+    calls: int = 0
+    shapes: list[bytes] = field(default_factory=list)
+    episode: Episode = field(default_factory=Episode)
+
+
+def observe(state: State, seen: Observed, settings: ErrorCascade) -> Iterator[Finding]:
+    """Feed one call; yield when so many errors have come in a row, and when a call goes well again."""
+    cost = state.turns.add(seen)
+    step = seen.step
+    if step.kind is not Kind.TOOL:
+        return
+    traits = traits_of(seen)
+    state.calls += 1
+    if not traits.failed:
+        if state.episode.firing:
+            yield _finding(state, step.span_id)
+        if state.shapes:
+            state.shapes, state.episode = [], Episode()
+        return
+    if traits.infrastructure or traits.error is None or traits.error in state.shapes:
+        return
+    if len(state.shapes) < 4 * settings.count:
+        state.shapes.append(traits.error)
+    state.episode.add(step.span_id, cost, state.calls)
+    if state.episode.repeats >= settings.count and not state.episode.firing:
+        yield _finding(state, step.span_id)
+
+
+def _finding(state: State, at_span_id: bytes) -> Finding:
+    count = state.episode.repeats
+    return state.episode.finding(
+        DETECTOR.name, at_span_id, shape="errors", summary=f"{count} different errors in a row", evidence={}
+    )
+
+
+DETECTOR = Detector(name="error_cascade", category=Category.LOOP, settings=ErrorCascade, state=State, observe=observe)
+register(DETECTOR)

@@ -1,0 +1,67 @@
+"""Fan-out: one turn starts a crowd of sub-agents, each with a context of its own to be paid for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from otel_cost.core.detect import Detector, register
+from otel_cost.core.detect._episode import Episode, Settings
+from otel_cost.core.detect._verbs import delegates
+from otel_cost.core.model.vocabulary import Category, Kind, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.model.finding import Finding
+
+
+class FanOut(Settings):
+    """Sub-agents started between two model calls of one agent."""
+
+    count: Annotated[int, Field(ge=2)] = 10
+    """Sub-agents of one turn from which on it is worth a word. What they cost is counted where they work."""
+
+
+@dataclass(slots=True)
+class State:
+    """The present turn's sub-agents."""
+
+    episode: Episode | None = None
+    calls: int = 0
+
+
+def observe(state: State, seen: Observed, settings: FanOut) -> Iterator[Finding]:
+    """Feed one call; yield when one turn has started so many sub-agents, and when the next turn begins."""
+    step = seen.step
+    if step.kind is not Kind.TOOL:
+        if state.episode is not None and state.episode.firing:
+            yield _finding(state.episode, step.span_id)
+        state.episode = None
+        return
+    if not delegates(step.tool or ""):
+        return
+    state.calls += 1
+    if state.episode is None:
+        state.episode = Episode(wasted=None)
+    state.episode.add(step.span_id, None, state.calls)
+    if state.episode.repeats >= settings.count and not state.episode.firing:
+        yield _finding(state.episode, step.span_id)
+
+
+def _finding(episode: Episode, at_span_id: bytes) -> Finding:
+    return episode.finding(
+        DETECTOR.name,
+        at_span_id,
+        shape="fan_out",
+        summary=f"one turn started {episode.repeats} sub-agents",
+        evidence={},
+        severity=Severity.NOTICE,
+    )
+
+
+DETECTOR = Detector(name="fan_out", category=Category.WASTE, settings=FanOut, state=State, observe=observe)
+register(DETECTOR)

@@ -1,0 +1,91 @@
+"""Planner restating: the same order is given in other words, and its answers hold little that is new."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import Field
+
+from otel_cost.core.detect import Detector, register
+from otel_cost.core.detect._episode import CALM, Episode, Settings, Turns
+from otel_cost.core.detect._traits import traits_of
+from otel_cost.core.model.vocabulary import Category, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_cost.core.detect import Observed
+    from otel_cost.core.detect._sketch import Sketch
+    from otel_cost.core.model.finding import Finding
+
+
+class PlannerRestating(Settings):
+    """Orders to other agents that say nearly the same, without an answer that brings anything new."""
+
+    count: Annotated[int, Field(ge=2)] = 3
+    """Orders of one meaning that make it a loop."""
+    near: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Share of words and pairs of words that two orders have in common (Jaccard); a reworded order keeps a third."""
+    new: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of new words from which on an answer is news: the next page of a list, another place."""
+
+
+@dataclass(slots=True)
+class State:
+    """One agent's last orders and the words of their answers."""
+
+    turns: Turns = field(default_factory=Turns)
+    calls: int = 0
+    orders: deque[tuple[Sketch, int]] = field(default_factory=lambda: deque(maxlen=2))  # and when it was answered
+    words: set[int] = field(default_factory=set)
+    episode: Episode = field(default_factory=Episode)
+
+
+_KNOWN_WORDS: Final = 1024
+
+
+def observe(state: State, seen: Observed, settings: PlannerRestating) -> Iterator[Finding]:
+    """Feed one call; yield when an order was restated too often, and when other orders have followed."""
+    cost = state.turns.add(seen)
+    step = seen.step
+    if step.kind is not Kind.TOOL:
+        return
+    traits = traits_of(seen)
+    order = traits.instruction
+    if order is None or any(step.start_ns < answered for _, answered in state.orders):
+        return
+    state.calls += 1
+    news = len(traits.words - state.words) > settings.new * len(traits.words)
+    restated = not news and any(order.near(earlier, settings.near) for earlier, _ in state.orders)
+    if len(state.words) > _KNOWN_WORDS:
+        state.words.clear()
+    state.words |= traits.words
+    state.orders.append((order, step.end_ns))
+    if not restated and state.episode.firing:
+        state.episode.quiet += 1
+        if state.episode.quiet < CALM:
+            return
+        yield _finding(state.episode, step.span_id)
+    if not restated:
+        state.episode = Episode()
+    state.episode.add(step.span_id, cost, state.calls)
+    if state.episode.repeats >= settings.count and not state.episode.firing:
+        yield _finding(state.episode, step.span_id)
+
+
+def _finding(episode: Episode, at_span_id: bytes) -> Finding:
+    return episode.finding(
+        DETECTOR.name,
+        at_span_id,
+        shape="restated",
+        summary=f"the same order was given {episode.repeats} times without new answers",
+        evidence={},
+    )
+
+
+DETECTOR = Detector(
+    name="planner_restating", category=Category.LOOP, settings=PlannerRestating, state=State, observe=observe
+)
+register(DETECTOR)
