@@ -89,6 +89,11 @@ def _agents(span: SpanEvent) -> Step | None:
 def _details(step: Step, attributes: Attributes) -> None:
     """What the provider's answer tells beside the counts: parts of usage, response id, tier served."""
     step.reported_nano = reported_nano(attributes.get("operation.cost"))
+    if step.failed:
+        # The model asked for is written as the one that answered before anything has.
+        step.output_begun = step.usage is not None or bool(step.ids or step.finish_reasons or step.output_text)
+        if not step.output_begun:
+            step.requested_model, step.response_model = step.requested_model or step.response_model, None
     answer = opened_map(attributes.get("response")) or opened_map(attributes.get("response_data"))
     identity = answer.get("id")
     if isinstance(identity, str) and identity and not step.ids and "model" in answer:

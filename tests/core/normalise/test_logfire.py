@@ -109,3 +109,10 @@ def test_anthropics_raw_usage_is_exclusive_whatever_the_sum_beside_it(span_of) -
         step = normalise_span(span_of(chat, scope="logfire.anthropic"))
         assert step is not None
         assert step.usage == Usage(input=8340, output=300, cache_read=7500, cache_write=800, cache_write_1h=800)
+
+
+def test_the_model_named_on_a_failed_call_has_not_answered(span_of) -> None:
+    failed = {key: value for key, value in RESPONSES.items() if "usage" not in key and key != "response"}
+    step = normalise_span(span_of(failed, scope=AGENTS, error="429"))
+    assert step is not None
+    assert (step.requested_model, step.response_model, step.output_begun) == ("gpt-5-mini", None, False)
