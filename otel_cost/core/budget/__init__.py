@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.budget.series import Series
@@ -108,9 +109,10 @@ class _Account:
 
     series: Series | None
     windows: dict[int, _Window] = field(default_factory=dict)  # by start; a lifetime starts at 0
-    firing: set[tuple[Level, int]] = field(default_factory=set)  # (level, window start; 0 where it rolls)
-    told: set[tuple[Level, int]] = field(default_factory=set)  # calendar and lifetime: once per window
-    quiet_until: dict[Level, int] = field(default_factory=dict)  # rolling: end of the last episode
+    # Levels by their number in the budget; windows by their start, 0 where it rolls.
+    firing: set[tuple[int, int]] = field(default_factory=set)
+    told: set[tuple[int, int]] = field(default_factory=set)  # calendar and lifetime: once per window
+    quiet_until: dict[int, int] = field(default_factory=dict)  # rolling: end of the last episode
     latest_ns: int = 0
 
 
@@ -119,6 +121,7 @@ class Budgets:
 
     def __init__(self, budgets: Sequence[Budget]) -> None:
         self._budgets = tuple(budgets)
+        self._least = [[_least_nano(budget, level) for level in budget.levels] for budget in self._budgets]
         self._accounts: dict[tuple[int, Group], _Account] = {}
         self._firing: dict[tuple[int, Group], None] = {}  # accounts with a level to end, in order
         self._calls: dict[tuple[str, str], tuple[Spend, tuple[tuple[int, Group], ...]]] = {}
@@ -179,7 +182,7 @@ class Budgets:
             if isinstance(window, Calendar):
                 for start in [start for start in account.windows if start < now_ns - KEEP_NS]:
                     del account.windows[start]
-                account.told = {(level, start) for level, start in account.told if start in account.windows}
+                account.told = {key for key in account.told if key[1] in account.windows}
             if account.latest_ns < now_ns - KEEP_NS and not account.firing:
                 del self._accounts[index, group]
         for key, (spend, _) in list(self._calls.items()):
@@ -226,67 +229,84 @@ class Budgets:
 
     # --- levels -------------------------------------------------------------------------------------------------------
 
-    def _holds(self, budget: Budget, account: _Account, level: Level, at_ns: int) -> bool:
+    def _holds(self, index: int, account: _Account, number: int, at_ns: int, spent: int | None = None) -> bool:
+        """Does a level hold at a moment? `spent`: in the budget's own window, where it is known already."""
+        budget, least = self._budgets[index], self._least[index][number]
+        level = budget.levels[number]
         if isinstance(level, ShareLevel):
-            return self._spent(budget, account, at_ns) >= level.share * budget.limit_nano
-        if isinstance(budget.window, Lifetime):
-            return False
-        pace = level.rate * Fraction(budget.limit_nano, budget.window.length_ns)
-        return all(_series(account).spent(at_ns - over, at_ns) >= pace * over for over in level.over_ns)
+            return (self._spent(budget, account, at_ns) if spent is None else spent) >= least[0]
+        stretches = zip(level.over_ns, least, strict=True)
+        return all(_series(account).spent(at_ns - over, at_ns) >= nano for over, nano in stretches)
 
     def _crossed(self, index: int, group: Group, at_ns: int) -> Iterator[Crossing]:
         """Levels that a charge at `at_ns` crosses, in its own window or in any that reaches back to it."""
         budget, account = self._budgets[index], self._accounts[index, group]
-        for level in budget.levels:
-            rolls = isinstance(level, BurnLevel) or isinstance(budget.window, Rolling)
-            key = (level, 0 if rolls else _bounds(budget.window, at_ns)[0])
+        is_rolling = isinstance(budget.window, Rolling)
+        start = 0 if is_rolling else _bounds(budget.window, at_ns)[0]
+        spent = self._spent(budget, account, at_ns)
+        for number, level in enumerate(budget.levels):
+            rolls = is_rolling or isinstance(level, BurnLevel)
+            key = (number, 0 if rolls else start)
             if key in account.firing or key in account.told:
                 continue
-            # A late charge may push a later moment over: each moment at which something was spent is looked at.
-            moments = [at_ns]
-            if rolls and account.latest_ns > at_ns:
+            moment: int | None = None
+            quiet_ns = account.quiet_until.get(number, -1)
+            if at_ns > quiet_ns and self._holds(index, account, number, at_ns, spent):
+                moment = at_ns
+            elif rolls and account.latest_ns > at_ns:
+                # A late charge may push a later moment over: each at which something was spent is looked at.
                 reach = max(level.over_ns) if isinstance(level, BurnLevel) else _horizon(budget)
-                moments += _series(account).times(at_ns, at_ns + reach - 1)
-            for moment in moments:
-                if moment > account.quiet_until.get(level, -1) and self._holds(budget, account, level, moment):
-                    account.firing.add(key)
-                    self._firing[index, group] = None
-                    if not rolls:
-                        account.told.add(key)
-                    yield self._crossing(index, group, level, "firing", moment)
-                    break
+                later = _series(account).times(max(at_ns, quiet_ns), at_ns + reach - 1)
+                moment = next((at for at in later if self._holds(index, account, number, at)), None)
+            if moment is not None:
+                account.firing.add(key)
+                self._firing[index, group] = None
+                if not rolls:
+                    account.told.add(key)
+                yield self._crossing(index, group, number, "firing", moment)
 
     def _fallen(self, index: int, group: Group, at_ns: int) -> Iterator[Crossing]:
         """Calendar and lifetime levels that a correction took back; rolling ones end with time."""
         budget, account = self._budgets[index], self._accounts[index, group]
-        if isinstance(budget.window, Rolling):
+        if isinstance(budget.window, Rolling) or not account.told:
             return
         start = _bounds(budget.window, at_ns)[0]
-        for level in budget.levels:
-            key = (level, start)
-            if key in account.told and isinstance(level, ShareLevel) and not self._holds(budget, account, level, at_ns):
+        for number, level in enumerate(budget.levels):
+            key = (number, start)
+            if key in account.told and isinstance(level, ShareLevel) and not self._holds(index, account, number, at_ns):
                 account.told.discard(key)
                 if key in account.firing:
                     account.firing.discard(key)
-                    yield self._crossing(index, group, level, "resolved", at_ns)
+                    yield self._crossing(index, group, number, "resolved", at_ns)
 
     def _ended(self, index: int, group: Group, account: _Account, now_ns: int) -> Iterator[Crossing]:
         budget = self._budgets[index]
-        for level, start in sorted(account.firing, key=lambda key: (key[1], budget.levels.index(key[0]))):
-            if isinstance(level, BurnLevel) or isinstance(budget.window, Rolling):
-                if now_ns < account.latest_ns or self._holds(budget, account, level, now_ns):
+        for number, start in sorted(account.firing, key=lambda key: (key[1], key[0])):
+            if isinstance(budget.levels[number], BurnLevel) or isinstance(budget.window, Rolling):
+                if now_ns < account.latest_ns or self._holds(index, account, number, now_ns):
                     continue
-                account.quiet_until[level] = now_ns
+                account.quiet_until[number] = now_ns
             elif isinstance(budget.window, Lifetime) or now_ns < budget.window.bounds(start)[1]:
                 continue
-            account.firing.discard((level, start))
-            yield self._crossing(index, group, level, "resolved", now_ns)
+            account.firing.discard((number, start))
+            yield self._crossing(index, group, number, "resolved", now_ns)
 
-    def _crossing(self, index: int, group: Group, level: Level, state: str, at_ns: int) -> Crossing:
+    def _crossing(self, index: int, group: Group, number: int, state: str, at_ns: int) -> Crossing:
         budget, account = self._budgets[index], self._accounts[index, group]
         spent = self._spent(budget, account, at_ns)
         start = _bounds(budget.window, at_ns)[0]
-        return Crossing(budget, group, level, state, at_ns, spent, start, self._top_run(budget, account, at_ns))
+        top = self._top_run(budget, account, at_ns)
+        return Crossing(budget, group, budget.levels[number], state, at_ns, spent, start, top)
+
+
+def _least_nano(budget: Budget, level: Level) -> list[int]:
+    """The whole nano-dollars from which a level holds, in each of its stretches."""
+    if isinstance(level, ShareLevel):
+        return [ceil(level.share * budget.limit_nano)]
+    if isinstance(budget.window, Lifetime):
+        raise ValueError("a burn rate needs a window")  # noqa: TRY004  # a budget that makes no sense, not a wrong type
+    pace = level.rate * Fraction(budget.limit_nano, budget.window.length_ns)
+    return [ceil(pace * over) for over in level.over_ns]
 
 
 def _group(budget: Budget, spend: Spend) -> Group:

@@ -84,7 +84,8 @@ class Series:
         high = bisect_right(self._order, until_ns // self._width)
         for number in self._order[low:high]:
             bucket = self._buckets[number]
-            first = bisect_right(bucket.times, after_ns)
-            last = bisect_right(bucket.times, until_ns)
+            begin = number * self._width
+            first = 0 if begin > after_ns else bisect_right(bucket.times, after_ns)
+            last = len(bucket.times) if begin + self._width <= until_ns else bisect_right(bucket.times, until_ns)
             if first < last:
                 yield bucket, first, last

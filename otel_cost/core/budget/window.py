@@ -5,7 +5,7 @@ All times are integer nanoseconds since the Unix epoch; every stretch is half-op
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
@@ -30,12 +30,13 @@ class Rolling:
     length_ns: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Calendar:
     """The hour, day, ISO week or month that is running in a time zone."""
 
     unit: Unit
     zone: tzinfo = UTC
+    _last: list[tuple[int, int]] = field(default_factory=list, compare=False, repr=False)  # most charges share a window
 
     @property
     def length_ns(self) -> int:
@@ -47,6 +48,13 @@ class Calendar:
 
         Days are local: 23 or 25 hours long where clocks change. Consecutive windows touch, always.
         """
+        if self._last and self._last[0][0] <= at_ns < self._last[0][1]:
+            return self._last[0]
+        found = self._bounds(at_ns)
+        self._last[:] = [found]
+        return found
+
+    def _bounds(self, at_ns: int) -> tuple[int, int]:
         if self.unit == "h":
             offset_ns = self._offset_ns(at_ns)
             start = (at_ns + offset_ns) // HOUR_NS * HOUR_NS - offset_ns

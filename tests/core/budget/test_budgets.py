@@ -227,7 +227,7 @@ def test_a_rule_becomes_levels_in_rising_order() -> None:
     )
     assert rule.budget.limit_nano == 10**8
     assert rule.budget.window == Rolling(2 * DAY_NS)
-    assert [level.name for level in rule.budget.levels] == ["50%", "80%", "limit", "hard_stop", "burn_rate 6"]
+    assert [level.name for level in rule.budget.levels] == ["burn_rate 6", "50%", "80%", "limit", "hard_stop"]
     assert (rule.target, [action.verb for action in rule.actions]) == ("run", ["ask"])
 
 

@@ -113,7 +113,7 @@ class BudgetRule:
 
 
 def compile_budget(model: BudgetModel, site: Site) -> BudgetRule:
-    """The rule that a checked model describes. Its levels are in rising order, `limit` among them."""
+    """The rule that a checked model describes. Among its levels are `limit` and, where given, `hard_stop`."""
     shares = [ShareLevel(_percent(warning.at), warning.at) for warning in model.warn if isinstance(warning, WarnAt)]
     shares.append(ShareLevel("limit", Fraction(1)))
     if model.at_limit.hard_stop_at is not None:
@@ -129,7 +129,7 @@ def compile_budget(model: BudgetModel, site: Site) -> BudgetRule:
         match=model.match,
         limit_nano=usd_to_nano(model.limit.usd),
         window=_window(model.limit, site.defaults.timezone),
-        levels=(*sorted(shares, key=lambda level: level.share), *burns),
+        levels=(*burns, *sorted(shares, key=lambda level: level.share)),
     )
     return BudgetRule(
         budget,
