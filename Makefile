@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/otel-cost demo $(if $(ONCE),--once)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not bench" $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,8 +33,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Every script in tests/bench prints its own figures.
 bench: $(STAMP)
-	$(BIN)/python -m pytest -m bench -rP tests/bench
+	@set -e; for script in $$(grep -l '^if __name__' tests/bench/*.py); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script; done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
