@@ -30,6 +30,8 @@ def _span(span: SpanEvent) -> Step | None:
     if step is None:
         return None
     step.provider = None  # "strands-agents" is who asks, not who answers: the model's name has to do
+    if step.usage is not None and not (step.usage.input or step.usage.output):
+        step.usage, step.basis = None, Basis.UNKNOWN  # what it writes when the model server told none
     if kind is Kind.TOOL:
         step.failed = step.failed or span.attributes.get("gen_ai.tool.status") == "error"
         _tool_content(step, span)

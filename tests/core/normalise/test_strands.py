@@ -60,3 +60,10 @@ def test_turns_of_the_event_loop_are_no_steps(span_of) -> None:
     swarm = normalise_span(span_of({"gen_ai.operation.name": "invoke_swarm"}, scope=SCOPE))
     assert swarm is not None
     assert swarm.kind is Kind.WORKFLOW
+
+
+def test_counts_of_nothing_are_its_default_and_not_told(span_of) -> None:
+    silent = CHAT | {key: 0 for key in CHAT if key.startswith("gen_ai.usage.")}
+    step = normalise_span(span_of(silent, scope=SCOPE))
+    assert step is not None
+    assert (step.kind, step.usage, step.problem) == (Kind.INFERENCE, None, None)
