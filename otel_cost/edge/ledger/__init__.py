@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from otel_cost.errors import OtelCostError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.effects import Correction, Effects
@@ -75,6 +75,7 @@ class Batch:
     alerts: dict[tuple[str, str], Alert] = field(default_factory=dict)
     corrections: list[Correction] = field(default_factory=list)
     closed: dict[tuple[str, str], ClosedRun] = field(default_factory=dict)
+    rows: int = 0  # about how many it makes
 
     def add(self, effects: Effects) -> None:
         """Take over what `effects` says; a call that is gone stands as None."""
@@ -87,6 +88,8 @@ class Batch:
         self.corrections.extend(effects.corrections)
         for run in effects.closed:
             self.closed[run.summary.tenant, run.summary.run_id] = run
+            self.rows += 1 + len(run.nodes)
+        self.rows += len(effects.gone) + len(effects.calls) + len(effects.alerts) + len(effects.corrections)
 
     def snapshot(self, tenant: str, key: str) -> bytes | None:
         """The snapshot of a closed run that waits here, by one of its keys."""
@@ -94,10 +97,6 @@ class Batch:
             if owner == tenant and key in run.keys:
                 return run.snapshot or None
         return None
-
-    def __len__(self) -> int:
-        closed = sum(1 + len(run.nodes) for run in self.closed.values())
-        return len(self.calls) + len(self.alerts) + len(self.corrections) + closed
 
 
 class Ledger(Protocol):
@@ -158,8 +157,3 @@ def by_cost(row: Row) -> tuple[bool, float]:
     """Sort key: dearest first, what has no price last."""
     cost = row.get("cost_usd")
     return (cost is None, -float(str(cost)) if cost is not None else 0.0)
-
-
-def rows_of(lines: Iterable[Row], kind: str) -> list[Row]:
-    """The lines of one type."""
-    return [line for line in lines if line.get("type") == kind]

@@ -56,15 +56,15 @@ class LedgerWriter:
     def add(self, effects: Effects, cursor: int) -> None:
         """Take effects over; `cursor`: the journal position up to which everything is in what was added so far."""
         with self._state:
-            while len(self._waiting) >= self._most and not self._closing:
+            while self._waiting.rows >= self._most and not self._closing:
                 self._state.wait()
-            if not len(self._waiting):
+            if self._cursor is None:
                 self._since = time.monotonic()
             self._waiting.add(effects)
             self._cursor = cursor
             for run in effects.closed:
                 self._keys.add(run.summary.tenant, run.keys)
-            if len(self._waiting) >= self._rows:
+            if self._waiting.rows >= self._rows:
                 self._state.notify_all()
 
     def find(self, tenant: str, key: str) -> bytes | None:
@@ -117,7 +117,7 @@ class LedgerWriter:
         if self._cursor is None:
             return False
         late = time.monotonic() - self._since >= self._seconds
-        return late or self._flushing or self._closing or len(self._waiting) >= self._rows
+        return late or self._flushing or self._closing or self._waiting.rows >= self._rows
 
     def _commit(self, batch: Batch, cursor: int) -> bool:
         """True once written; False: closing, and it still cannot be written."""

@@ -1,0 +1,254 @@
+"""The API and the page on 8317: what is spent, on what, and whether the service is well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import uvicorn
+import uvloop
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from otel_cost.edge.ledger import LedgerUnavailableError, UnknownDimensionError
+from otel_cost.edge.serve import discovery
+from otel_cost.edge.serve.openapi import document
+from otel_cost.edge.serve.pages import HERE, Pages
+from otel_cost.edge.serve.views import Views
+from otel_cost.edge.serve.when import instant_ns
+from otel_cost.errors import OtelCostError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+    from pathlib import Path
+    from typing import Any
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from otel_cost.edge.serve.views import Host
+
+_MOST: Final = 1000
+# Pages hold no foreign code, fonts or pictures, and nobody may frame them.
+_CONTENT_POLICY: Final = (
+    b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = (
+    (b"content-security-policy", _CONTENT_POLICY),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+
+
+def make_app(host: Host, *, reload: Callable[[], None] | None = None) -> ASGIApp:
+    """The routes. `reload` reads rules and config again and raises `OtelCostError` if they do not load."""
+    views = Views(host)
+    pages = Pages(views)
+
+    def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    def readyz(_: Request) -> Response:
+        problems = host.problems()
+        return JSONResponse({"ready": not problems, "problems": problems}, 503 if problems else 200)
+
+    def metrics(_: Request) -> Response:
+        return Response(generate_latest(host.registry), media_type=CONTENT_TYPE_LATEST)
+
+    def report(request: Request) -> Response:
+        by = [name.strip() for name in request.query_params.get("by", "").split(",") if name.strip()]
+        rows = views.ledger.report(by, *_times(request), request.query_params.get("tenant"))
+        top = _count(request, "top", None)
+        return JSONResponse({"rows": rows if top is None else rows[:top]})
+
+    def runs(request: Request) -> Response:
+        top = _count(request, "top", 20)
+        tenant = request.query_params.get("tenant")
+        if request.query_params.get("open") == "true":
+            return JSONResponse({"runs": views.open_runs(tenant)[:top]})
+        return JSONResponse({"runs": views.runs(top or 20, *_times(request), tenant)})
+
+    def one_run(request: Request) -> Response:
+        run = views.run(request.path_params["id"], request.query_params.get("tenant"))
+        if run is None:
+            raise HTTPException(404, "no run or trace of this id is known")
+        return JSONResponse(run)
+
+    def alerts(request: Request) -> Response:
+        since_ns, _ = _times(request)
+        found = views.ledger.alerts(_count(request, "limit", 100) or 100, since_ns, request.query_params.get("tenant"))
+        return JSONResponse({"alerts": found})
+
+    def openapi(_: Request) -> Response:
+        return JSONResponse(document())
+
+    def reloaded(request: Request) -> Response:
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            raise HTTPException(403, "asked by a page of another site")
+        if reload is None:
+            raise HTTPException(501, "this service cannot reload; restart it")
+        reload()
+        return JSONResponse({"status": "reloaded"})
+
+    def overview(request: Request) -> Response:
+        return pages.overview(request.query_params.get("since"), request.query_params.get("tenant"))
+
+    def run_page(request: Request) -> Response:
+        return pages.run(request.path_params["id"], request.query_params.get("tenant"))
+
+    return _WithHeaders(
+        Starlette(
+            routes=[
+                Route("/", overview),
+                Route("/runs/{id:path}", run_page),
+                Route("/healthz", healthz),
+                Route("/readyz", readyz),
+                Route("/metrics", metrics),
+                Route("/v1/report", report),
+                Route("/v1/runs", runs),
+                Route("/v1/runs/{id:path}", one_run),
+                Route("/v1/traces/{id:path}", one_run),
+                Route("/v1/alerts", alerts),
+                Route("/openapi.json", openapi),
+                Route("/-/reload", reloaded, methods=["POST"]),
+                Mount("/static", StaticFiles(directory=HERE / "static")),
+            ],
+            exception_handlers={HTTPException: _http_error, OtelCostError: _own_error},
+        )
+    )
+
+
+def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  # by its registration
+    return JSONResponse({"error": error.detail}, error.status_code, headers=dict(error.headers or {}))
+
+
+def _own_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, UnknownDimensionError):
+        return JSONResponse({"error": str(error), "allowed": list(error.allowed)}, 400)
+    if isinstance(error, LedgerUnavailableError):
+        return JSONResponse({"error": str(error)}, 503, headers={"retry-after": "5"})
+    return JSONResponse({"error": str(error)}, 400)
+
+
+def _times(request: Request) -> tuple[int | None, int | None]:
+    now_ns = time.time_ns()
+    said = (request.query_params.get(name) for name in ("since", "until"))
+    since_ns, until_ns = (instant_ns(written, now_ns) if written else None for written in said)
+    return since_ns, until_ns
+
+
+def _count(request: Request, name: str, default: int | None) -> int | None:
+    written = request.query_params.get(name)
+    if written is None:
+        return default
+    if not written.isascii() or not written.isdigit() or not 0 < int(written[:6]) <= _MOST:
+        raise UsageError(f"`{name}={written}` is not a number from 1 to {_MOST}")
+    return int(written)
+
+
+class _WithHeaders:
+    """The same careful headers on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class ApiServer:
+    """The app on its socket, in a thread with a loop of its own. `start`, then `stop`; both once."""
+
+    def __init__(
+        self,
+        host: Host,
+        endpoint: tuple[str, int],
+        *,
+        data_dir: Path | None = None,
+        reload: Callable[[], None] | None = None,
+    ) -> None:
+        """`endpoint`: host and port, 0 for any free one. `data_dir`: where commands look for us (`discovery`)."""
+        self._endpoint, self._data_dir = endpoint, data_dir
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                make_app(host, reload=reload),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._thread: threading.Thread | None = None
+        self._socket: socket.socket | None = None
+
+    def start(self) -> int:
+        """Listen and serve; the port.
+
+        Raises:
+            UsageError: the endpoint is taken or is not ours; the message names the key.
+        """
+        name, port = self._endpoint
+        self._socket = _listen(name, port)
+        bound: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, name="api", daemon=True)
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.005)
+        if self._data_dir is not None:
+            reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)  # noqa: S104  # read, not bound
+            bracketed = f"[{reachable}]" if ":" in reachable else reachable
+            discovery.announce(self._data_dir, f"http://{bracketed}:{bound}")
+        return bound
+
+    def stop(self) -> None:
+        """Finish what is being answered, at most two seconds."""
+        if self._data_dir is not None:
+            discovery.withdraw(self._data_dir)
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(5)
+        if self._socket is not None:
+            self._socket.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            uvloop.run(self._server.serve(sockets=[self._socket] if self._socket is not None else None))
+
+
+def _listen(name: str, port: int) -> socket.socket:
+    """A listening socket made with IPPROTO_TCP, without which asyncio leaves Nagle's algorithm on."""
+    try:
+        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((name, port))
+            listener.listen(128)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise UsageError(f"api.endpoint: cannot listen on {name}:{port}: {error.strerror or error}") from error
+    return listener

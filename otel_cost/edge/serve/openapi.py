@@ -1,0 +1,188 @@
+"""OpenAPI document of the API, written by hand; a test holds it against the routes and their answers."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from otel_cost.edge.ledger import ATTRIBUTE, DIMENSIONS
+
+_TEXT = {"type": "string"}
+_MONEY = {"type": ["string", "null"], "description": "USD as an exact decimal string; null: no price is known"}
+_COUNT = {"type": "integer", "minimum": 0}
+
+
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1."""
+    times = [
+        _query("since", "from this start on: `30d` (ago), a date, or an RFC 3339 instant"),
+        _query("until", "up to this start, exclusive; written like `since`"),
+    ]
+    tenant = _query("tenant", "one tenant only")
+    top = _query("top", "at most so many", {"type": "integer", "minimum": 1, "maximum": 1000})
+    dimensions = ", ".join((*DIMENSIONS, f"{ATTRIBUTE}KEY"))
+    run_id = {"name": "id", "in": "path", "required": True, "schema": _TEXT, "description": "a run, session or trace"}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "otel-cost",
+            "version": version("otel-cost"),
+            "description": "What AI agents spend, on what, and what of it was wasted.",
+        },
+        "paths": {
+            "/": _get("The page: spend, dearest runs, alerts, holes", html=True),
+            "/runs/{id}": _get("The page of one run", [run_id, tenant], html=True, missing=True),
+            "/healthz": _get("The process lives", answer=_object(status=_TEXT)),
+            "/readyz": {
+                "get": {
+                    "summary": "The service can take work",
+                    "responses": {
+                        code: _answer(_object(ready={"type": "boolean"}, problems={"type": "array", "items": _TEXT}))
+                        for code in ("200", "503")
+                    },
+                }
+            },
+            "/metrics": {
+                "get": {
+                    "summary": "Metrics of the service itself, for Prometheus",
+                    "responses": {"200": {"description": "text exposition format", "content": {"text/plain": {}}}},
+                }
+            },
+            "/v1/report": _get(
+                "Spend by any dimension, dearest first",
+                [_query("by", f"comma-separated: {dimensions}"), *times, tenant, top],
+                answer=_object(rows={"type": "array", "items": {"$ref": "#/components/schemas/ReportRow"}}),
+                refused=True,
+            ),
+            "/v1/runs": _get(
+                "The dearest runs, open ones included",
+                [*times, tenant, top, _query("open", "`true`: only those that are still open")],
+                answer=_object(runs={"type": "array", "items": {"$ref": "#/components/schemas/Run"}}),
+                refused=True,
+            ),
+            "/v1/runs/{id}": _get(
+                "One run with its tree, calls, alerts",
+                [run_id, tenant],
+                answer={"$ref": "#/components/schemas/Story"},
+                missing=True,
+            ),
+            "/v1/traces/{id}": _get(
+                "The run that a trace belongs to",
+                [run_id, tenant],
+                answer={"$ref": "#/components/schemas/Story"},
+                missing=True,
+            ),
+            "/v1/alerts": _get(
+                "Alerts, the latest first",
+                [times[0], tenant, _query("limit", "at most so many", {"type": "integer", "minimum": 1})],
+                answer=_object(alerts={"type": "array", "items": {"type": "object"}}),
+                refused=True,
+            ),
+            "/openapi.json": _get("This document", answer={"type": "object"}),
+            "/-/reload": {
+                "post": {
+                    "summary": "Read rules and config again; the last good set stays if they do not load",
+                    "responses": {
+                        "200": _answer(_object(status=_TEXT)),
+                        "400": _answer({"$ref": "#/components/schemas/Error"}),
+                    },
+                }
+            },
+        },
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    nullable: dict[str, Any] = {"type": ["string", "null"]}
+    run: dict[str, dict[str, Any]] = {
+        "type": {"const": "run"},
+        "run_id": _TEXT,
+        "tenant": _TEXT,
+        "trace_ids": {"type": "array", "items": _TEXT},
+        "cost_usd": _MONEY,
+        "complete": {"type": "boolean", "description": "false: the cost is a floor"},
+        "unpriced_calls": _COUNT,
+        "llm_calls": _COUNT,
+        "tool_calls": _COUNT,
+        "errors": _COUNT,
+        "agents": {"type": "array", "items": _TEXT},
+        "workflow": nullable,
+        "user": nullable,
+        "team": nullable,
+        "session": nullable,
+        "wasted_usd": _MONEY,
+        "model_route": {"type": "array", "items": _object(model=_TEXT, calls=_COUNT, cost_usd=_MONEY)},
+        "start_time": _TEXT,
+        "end_time": _TEXT,
+        "open": {"type": "boolean", "description": "it may still grow"},
+    }
+    objects = {"type": "array", "items": {"type": "object"}}
+    return {
+        "Error": _object(error=_TEXT),
+        "ReportRow": _object(
+            cost_usd=_MONEY,
+            calls=_COUNT,
+            unpriced_calls=_COUNT,
+            incomplete_calls=_COUNT,
+            wasted_usd=_MONEY,
+            input_tokens=_COUNT,
+            output_tokens=_COUNT,
+        )
+        | {"additionalProperties": nullable, "description": "plus one key per dimension; null: unattributed"},
+        "Run": _object(**run),
+        "Branch": _object(
+            span_id=nullable,
+            trace_id=nullable,
+            call_id=nullable,
+            kind=_TEXT,
+            name=_TEXT,
+            agent=nullable,
+            start_time=_TEXT,
+            duration_ms={"type": "number"},
+            failed={"type": "boolean"},
+            status=nullable,
+            self_usd=_MONEY,
+            subtree_usd=_MONEY,
+            children={"type": "array", "items": {"$ref": "#/components/schemas/Branch"}},
+        ),
+        "Story": _object(
+            **run,
+            traces=objects,
+            tree={"type": "array", "items": {"$ref": "#/components/schemas/Branch"}},
+            calls=objects,
+            alerts=objects,
+            corrections=objects,
+        ),
+    }
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _query(name: str, description: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema or _TEXT}
+
+
+def _answer(schema: dict[str, Any], description: str = "JSON") -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _get(
+    summary: str,
+    parameters: list[dict[str, Any]] | None = None,
+    *,
+    answer: dict[str, Any] | None = None,
+    html: bool = False,
+    refused: bool = False,
+    missing: bool = False,
+) -> dict[str, Any]:
+    page = {"description": "a page", "content": {"text/html": {}}}
+    responses: dict[str, Any] = {"200": page if html else _answer(answer or {})}
+    error = _answer({"$ref": "#/components/schemas/Error"}, "what is wrong, and what is allowed")
+    if refused:
+        responses["400"] = error
+    if missing:
+        responses["404"] = page if html else error
+    return {"get": {"summary": summary, "parameters": parameters or [], "responses": responses}}

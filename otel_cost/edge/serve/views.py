@@ -1,0 +1,86 @@
+"""Views: what the API and the pages show, from the ledger and the runs that are still open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from otel_cost.core.enrich.lines import rfc3339
+from otel_cost.core.model.event import DEFAULT_TENANT
+from otel_cost.edge.ledger import by_cost
+from otel_cost.edge.ledger.story import Row, story_of, told_run
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from otel_cost.core.model.run import ClosedRun, RunSummary
+    from otel_cost.edge.ledger import Ledger
+
+
+class Host(Protocol):
+    """The running service, as far as the API sees it. All of it may be called from any thread."""
+
+    @property
+    def ledger(self) -> Ledger: ...
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+    def problems(self) -> list[str]:
+        """Why the service is not ready; empty: it is."""
+
+    def open_run(self, tenant: str, key: str) -> ClosedRun | None:
+        """An open run as it stands, by run id, session or trace id (hex)."""
+
+    def open_runs(self) -> list[RunSummary]:
+        """Every open run as it stands."""
+
+
+class Views:
+    """Questions over both. A run counts as open as long as the engine holds it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.ledger = host.ledger
+
+    def run(self, run_or_trace_id: str, tenant: str | None) -> Row | None:
+        """One run's story (`ledger/story.py`), as it is now; None: unknown."""
+        written = self.ledger.run(run_or_trace_id, tenant)
+        try:
+            live = self._host.open_run(tenant or DEFAULT_TENANT, run_or_trace_id)
+        except TimeoutError:
+            live = None  # the engine is busy: what is written is what there is
+        if live is None:
+            return written
+        alerts: Any = written["alerts"] if written else ()
+        corrections: Any = written["corrections"] if written else ()
+        return story_of(live, alerts, corrections, is_open=True)
+
+    def open_runs(self, tenant: str | None = None) -> list[Row]:
+        """Run lines of the runs that have calls and are not closed, dearest first."""
+        try:
+            summaries = self._host.open_runs()
+        except TimeoutError:
+            return []
+        return sorted(
+            (
+                told_run(summary, is_open=True)
+                for summary in summaries
+                if tenant in {None, summary.tenant} and (summary.llm_calls or summary.tool_calls)
+            ),
+            key=by_cost,
+        )
+
+    def runs(self, top: int, since_ns: int | None, until_ns: int | None, tenant: str | None) -> list[Row]:
+        """The dearest runs, open and closed."""
+        live = {(run["tenant"], run["run_id"]): run for run in self._open_in(since_ns, until_ns, tenant)}
+        written = self.ledger.runs(top + len(live), since_ns, until_ns, tenant)
+        closed = [run for run in written if (run["tenant"], run["run_id"]) not in live]
+        return sorted([*live.values(), *closed], key=by_cost)[:top]
+
+    def _open_in(self, since_ns: int | None, until_ns: int | None, tenant: str | None) -> list[Row]:
+        from_, until = (None if ns is None else rfc3339(ns) for ns in (since_ns, until_ns))
+        return [
+            run
+            for run in self.open_runs(tenant)
+            if (from_ is None or run["start_time"] >= from_) and (until is None or run["start_time"] < until)
+        ]
