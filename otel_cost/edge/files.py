@@ -61,7 +61,8 @@ def read_document(path: Path, shown: str = "") -> Document:
 def entry_files(entry: str) -> list[tuple[Path, str]]:
     """What one entry of a list of rules names, each file with its name for messages.
 
-    A file, every YAML file below a folder, or `bundled:NAME` from the shipped rules.
+    A file, every YAML file below a folder, or `bundled:NAME` from the shipped rules. Rule tests
+    (`*.test.yaml`) live beside the rules.
 
     Raises:
         UsageError: it names nothing.
@@ -76,17 +77,23 @@ def entry_files(entry: str) -> list[tuple[Path, str]]:
 
 def bundled_rules() -> list[str]:
     """Names of the shipped rule packs."""
-    return sorted(file.stem for file in bundled("rules").glob("*.yaml"))
+    return sorted(file.stem for file in bundled("rules").glob("*.yaml") if not is_test(file))
+
+
+def is_test(file: Path) -> bool:
+    """Does a file hold tests of rules, by its name?"""
+    return file.stem.endswith(".test")
 
 
 def rule_documents(entries: Iterable[str]) -> list[Document]:
-    """The documents that a list of rules names, see `entry_files`.
+    """The documents that a list of rules names, see `entry_files`; tests of rules are left out.
 
     Raises:
         UsageError: an entry names nothing, or a file cannot be read.
         DocumentError: a file is not YAML.
     """
-    return [read_document(file, shown) for entry in entries for file, shown in entry_files(entry)]
+    files = [named for entry in entries for named in entry_files(entry)]
+    return [read_document(file, shown) for file, shown in files if not is_test(file)]
 
 
 def load_price_book(paths: Iterable[Path] = ()) -> PriceBook:
