@@ -56,6 +56,7 @@ class Memory:
 
     turns: Turns = field(default_factory=Turns)
     past: deque[Past] = field(default_factory=lambda: deque(maxlen=WINDOW - 1))
+    outcomes: deque[bytes | None] = field(default_factory=lambda: deque(maxlen=WINDOW - 1))  # of `past`
     calls: int = 0
     epoch: int = 0
     unknown: list[tuple[Observed, int | None]] = field(default_factory=list)
@@ -89,8 +90,8 @@ class Memory:
         before, said = self.tokens
         for seen, cost in unknown:
             traits = traits_of(seen)
-            around = f"{seen.step.tool}\0{len(unknown)}\0{said}\0{tokens_now - before - said}"
-            yield self._repeats(seen, traits, keyed(around), keyed(f"{around}\0{traits.failed}"), cost, known_by)
+            around = b"%d %d %d %d" % (len(unknown), said, tokens_now - before - said, traits.failed)
+            yield self._repeats(seen, traits, around, around, cost, known_by)
 
     def _repeats(
         self,
@@ -106,8 +107,8 @@ class Memory:
         same: list[Past] = []
         near: list[Past] = []
         new = True
-        for one in self.past:
-            if one.outcome != outcome or one.tool != tool or outcome is None:
+        for one in self.past if outcome is not None and outcome in self.outcomes else ():
+            if one.outcome != outcome or one.tool != tool:
                 continue
             if seen.step.start_ns < one.end_ns:
                 continue  # side by side: its result was not known yet
@@ -125,6 +126,7 @@ class Memory:
             self.calls, self.epoch, seen.step.span_id, tool, call, outcome, traits, cost, seen.step.end_ns, known_by
         )
         self.past.append(now)
+        self.outcomes.append(outcome)
         return Repeats(now, same, near)
 
 

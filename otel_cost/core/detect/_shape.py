@@ -16,7 +16,7 @@ DEFAULT_KEY: Final = b"otel-cost"
 # How much of a text is looked at. Errors say what they are at either end; a
 # longer text counts by its head, tail and exact hash.
 _ERROR_CHARS: Final = 1200
-_RESULT_CHARS: Final = 600
+_RESULT_CHARS: Final = 300
 _CANONICAL_CHARS: Final = 16384
 
 
@@ -51,10 +51,14 @@ _FAILURES: Final = re.compile(
     r"(\d+)\s+(?:tests?\s+)?(?:failed|failures?|failing|errors?)\b|\b(?:failures|errors|failed)\s*[=:]\s*(\d+)",
     re.IGNORECASE,
 )
+_OVERLOAD = (
+    r"rate.?limit|too.?many.?requests|overloaded|over.?capacity|service.?unavailable|bad.?gateway|internal.?server.?error"
+    r"|throttl|resource.?exhausted|(?:^|\b(?:http|status|code|error)\D{0,8})(?:408|425|429|5\d\d)\b"
+)
+_OVERLOADED: Final = re.compile(_OVERLOAD, re.IGNORECASE)
 _INFRASTRUCTURE: Final = re.compile(
-    r"rate.?limit|too.?many.?requests|overloaded|over.?capacity|time.?out|timed.out|deadline.?exceeded|unavailable"
-    r"|bad.?gateway|internal.?server|server.?error|throttl|resource.?exhausted|econn|api.?connection"
-    r"|connection.?(?:error|refused|reset|aborted)|(?:^|\b(?:http|status|code|error)\D{0,8})(?:408|425|429|5\d\d)\b",
+    rf"{_OVERLOAD}|time.?out|timed.out|deadline.?exceeded|unavailable|server.?error|econn|api.?connection"
+    r"|connection.?(?:error|refused|reset|aborted)",
     re.IGNORECASE,
 )
 
@@ -95,34 +99,49 @@ def failures(text: str) -> int | None:
 
 
 def is_infrastructure(text: str) -> bool:
-    """Is this a fault of the way there (429, 5xx, timeout), not of what was asked?"""
+    """Does a model call's error, or an error's type, tell of the way there (429, 5xx, timeout, connection)?"""
     return _INFRASTRUCTURE.search(text[:300]) is not None
 
 
-# Of a result only what cannot be news is folded; every other number is kept.
-_FOLD_RESULT: Final = re.compile(
-    r"\b\d{4}-\d\d-\d\d[tT ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:[zZ]|[+-]\d\d:?\d\d)?"
-    r"|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?"
-    r"|\b(?:0x[0-9a-fA-F]+|(?=[0-9a-fA-F-]*\d)[0-9a-fA-F]{8}-[0-9a-fA-F-]{12,}|(?=[a-f]*\d)[0-9a-f]{12,})\b"
-    r"|\b\d+(?:\.\d+)?\s?(?:ms|us|µs|ns|s|secs?|seconds?|minutes?)\b"
-    r"|\bpid[ =:]+\d+"
+def is_overload(text: str) -> bool:
+    """Does a tool's message tell of a server that is too busy? A tool that times out may be asked wrongly."""
+    return _OVERLOADED.search(text[:300]) is not None
+
+
+# Of a result only what cannot be news is folded; every other number is kept. Each pattern begins with a digit
+# or a run of plain characters: results are long, and a scan for word boundaries is three times as slow.
+_FOLD_TIME: Final = re.compile(
+    r"\d++(?:-\d\d-\d\d[tT ]\d\d:\d\d[\d:.,]*(?:[zZ]|[+-]\d\d:?\d\d)?|:\d\d:\d\d(?:[.,]\d+)?"
+    r"|(?:\.\d+)?\s?(?:[mµun]?s\b|secs?\b|seconds?\b|minutes?\b))"
 )
+_FOLD_HEX: Final = re.compile(r"[0-9a-fA-F-]{12,}")
+_FOLD_SHORT_HEX: Final = re.compile(r"0x[0-9a-fA-F]+|\bpid[ =:]+\d+")
 
 
 def result_shape(text: str) -> str:
     """A result without white space, hex ids, durations, times and process ids; every other number is kept.
 
-    A long text is its folded head and tail with its number of lines, or, where nothing was folded, the text itself.
+    Of a long text its folded head and tail and its number of lines count; where nothing was folded, the text itself.
     """
     if len(text) <= 2 * _RESULT_CHARS:
-        return " ".join(_FOLD_RESULT.sub("~", text).split())
+        return " ".join(_fold_result(text).split())
     ends = text[:_RESULT_CHARS] + text[-_RESULT_CHARS:]
-    folded, count = _FOLD_RESULT.subn("~", ends)
-    return " ".join(folded.split()) + str(text.count("\n")) if count else text
+    folded = _fold_result(ends)
+    return " ".join(folded.split()) + str(text.count("\n")) if folded != ends else text
+
+
+def _fold_result(text: str) -> str:
+    text = _FOLD_HEX.sub(_hex, _FOLD_TIME.sub("~", text))
+    return _FOLD_SHORT_HEX.sub("~", text) if "0x" in text or "pid" in text else text
+
+
+def _hex(found: re.Match[str]) -> str:
+    run = found[0]
+    return run if run.isalpha() or not any(map(str.isdigit, run)) else "~"
 
 
 def canonical(arguments: str) -> tuple[str, object]:
-    """Arguments as text with sorted keys and no spacing, and as the value they are (the text, if they are no JSON).
+    """Arguments as one text for one value (keys sorted), and as that value (the text itself, if they are no JSON).
 
     The order in which a client writes keys does not matter; very long arguments are taken as they are written.
     """
@@ -131,6 +150,8 @@ def canonical(arguments: str) -> tuple[str, object]:
             value = json.loads(arguments)
         except (ValueError, RecursionError):
             return arguments, arguments
+        if isinstance(value, dict) and not any(isinstance(one, (dict, list)) for one in value.values()):
+            return repr(sorted(value.items())), value
         return json.dumps(value, sort_keys=True, separators=(",", ":")), value
     return arguments, arguments
 

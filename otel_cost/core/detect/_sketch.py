@@ -39,7 +39,8 @@ class Sketch:
         exact: list[str] = []
         free: list[str] = []
         if isinstance(arguments, dict):
-            for key, value in arguments.items():
+            for key in sorted(arguments):
+                value = arguments[key]
                 if isinstance(value, (dict, list)):
                     free.append(json.dumps(value))
                 elif isinstance(value, str) and (len(value) > _NAME_CHARS or " " in value or "\n" in value):
@@ -52,8 +53,8 @@ class Sketch:
         if len(text) > 2 * _ENDS:
             text = text[:_ENDS] + text[-_ENDS:]
         words = text.encode("utf-8", "replace").translate(_WORDS).split()
-        paths = sorted({word for word in words if b"/" in word or b"." in word[1:-1]})
-        self.exact = crc32(b"\0".join(paths), crc32("\0".join(exact).encode("utf-8", "replace")))
+        names = sorted({word for word in words if b"/" in word or b"." in word[1:-1] or word.isdigit()})
+        self.exact = crc32(b"\0".join(names), crc32("\0".join(exact).encode("utf-8", "replace")))
         hashes = list(map(crc32, words))
         shingles = set(hashes)
         shingles.update([(one * 31 + two) & 0xFFFFFFFF for one, two in pairwise(hashes)])

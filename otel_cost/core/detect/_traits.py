@@ -8,7 +8,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.core.detect._shape import canonical, error_shape, failures, is_infrastructure, keyed, result_shape
+from otel_cost.core.detect._shape import (
+    canonical,
+    error_shape,
+    failures,
+    is_infrastructure,
+    is_overload,
+    keyed,
+    result_shape,
+)
 from otel_cost.core.detect._sketch import Sketch, sample
 from otel_cost.core.detect._verbs import command_verb, verb_of, writes_whole
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
@@ -91,7 +99,8 @@ class Traits:
             if self.error is not None:
                 self.outcome = self.error
         told = result or step.error_message
-        self.failures = failures(told) if told else None
+        if told and (self.failed or self.verb == "check"):
+            self.failures = failures(told)
         if self.instruction is not None and result:
             self.words = sample(result)
         if result is not None and self.outcome is None:
@@ -99,10 +108,12 @@ class Traits:
 
     def _read_error(self, step: Step, message: str | None) -> None:
         told = message or step.error_type
+        on_the_way = is_overload if step.kind is Kind.TOOL else is_infrastructure
         self.infrastructure = (
             step.status_code in _INFRASTRUCTURE_STATUS
+            or bool(step.error_type and is_infrastructure(step.error_type))
             # What a command printed is not the way to the command: a result is not asked.
-            or any(is_infrastructure(told) for told in (step.error_type, step.error_message) if told)
+            or bool(step.error_message and on_the_way(step.error_message))
         )
         if message:
             self.error = keyed(f"{step.tool or step.model}\0{error_shape(message)}")
@@ -164,8 +175,8 @@ def _reads_failed(result: str) -> bool:
     """Some harnesses report a command that exits 1 as a success; its result says otherwise."""
     if _READS_FAILED.match(result):
         return True
-    ends = result if len(result) < 400 else result[:200] + result[-200:]
-    return _EXIT_CODE.search(ends) is not None
+    ends = result if len(result) < 400 else result[:200] + result[-200:]  # either end may hold the code
+    return ("xit" in ends or "rror" in ends) and _EXIT_CODE.search(ends) is not None
 
 
 _CHUNK: Final = 50

@@ -30,7 +30,7 @@ def test_three_equal_failures_fire_once_and_the_first_is_not_waste() -> None:
     ("one", "two"),
     [
         ("open /srv/a/x.py: permission denied", "open /home/b/y.py: permission denied"),
-        ("timeout was 3.5 at 2026-01-02T03:04:05Z, bad input", "timeout was 77 at 2026-01-09T23:59:59.123Z, bad input"),
+        ("waited 3.5 s at 2026-01-02T03:04:05Z, bad input", "waited 77 s at 2026-01-09T23:59:59.123Z, bad input"),
         ("object 0xdeadbeef is closed", "object 0x1f is closed"),
         ("job 8f14e45f-ceea-467f-9c3b-1d0a2c3e4f50 is unknown", "job 1b4e28ba-2fa1-11d2-883f-0016d3cca427 is unknown"),
         ("cannot find 'x' here", "cannot find `x` here"),
