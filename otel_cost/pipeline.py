@@ -32,7 +32,7 @@ from otel_cost.core.enrich.records import (
 from otel_cost.core.model.attributes import text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.step import Step
-from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Source, Status
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, Status
 from otel_cost.core.normalise import normalise_log, normalise_span
 from otel_cost.core.normalise._read import who_of
 from otel_cost.core.watch import Watch
@@ -121,8 +121,8 @@ class Engine:
         while self._held and self._held[0].due_ns <= now_ns:
             self._effects.outgoing.append(self._released(self._held.popleft(), now_ns))
         while self._rows and self._rows[0][0] <= now_ns:
-            _, run, call_id, _ = self._rows.popleft()
-            self._write(self._now(run), call_id)
+            _, run, call_id, position = self._rows.popleft()
+            self._write(self._now(run), call_id, position, now_ns)
         for run in self.runs.idle(now_ns):
             self._close(run, now_ns)
 
@@ -250,19 +250,22 @@ class Engine:
             self._correct(run, call, run.told[call.id], call.nano, "a later record tells more", now_ns)
             run.told[call.id] = call.nano
         self._schedule(run, call.id, position, now_ns)
-        self._alerts(self._watch.feed(run, call, now_ns), position)
+        if call.charge.reason is not Reason.MISSING_MODEL:  # else its parents, still to come, may name the model
+            self._alerts(self._watch.feed(run, call, now_ns), position)
 
     def _schedule(self, run: Run, call_id: str, position: int, now_ns: int) -> None:
         if (run, call_id) not in self._unwritten:
             self._unwritten.add((run, call_id))
             self._rows.append((now_ns + self.settings.settle_ns, run, call_id, position))
 
-    def _write(self, run: Run, call_id: str) -> None:
+    def _write(self, run: Run, call_id: str, position: int, now_ns: int) -> None:
         self._unwritten.discard((run, call_id))
         call = run.calls.get(call_id)
         if call is not None:
             self._effects.calls.append((run.tenant, run.id, call))
             run.told.setdefault(call.id, call.nano)
+            if call.charge.reason is Reason.MISSING_MODEL:
+                self._alerts(self._watch.feed(run, call, now_ns), position)
             # The detectors have seen it, and another record of the same call would have come by now.
             call.step.forget_content()
             for step in call.steps:
@@ -321,7 +324,7 @@ class Engine:
         run.finish()
         self._follow(run, run.position, now_ns)
         for call_id in run.calls:
-            self._write(run, call_id)
+            self._write(run, call_id, run.position, now_ns)
         self._effects.closed.append(summary.close(run))
         self._watch.forget(run)
 

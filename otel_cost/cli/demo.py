@@ -80,7 +80,7 @@ def _send_samples(service: Service) -> int:
             with urllib.request.urlopen(call, timeout=10):  # noqa: S310
                 pass
         else:
-            export = channel.unary_unary(f"/{_SERVICES[request.signal]}/Export")
+            export = channel.unary_unary(f"/{_SERVICES[request.signal]}/Export", None, None)
             export(request.payload, timeout=10)
     channel.close()
     return len(told)

@@ -3,7 +3,7 @@
 A pure function of a set of steps: the order in which they came plays no part.
 In order of certainty:
 
-1. an equal entry in `ids` (response id, request id, tool call id) is the same call;
+1. an equal entry in `ids` (response id, request id) is the same call; a tool call id is a hint (3);
 2. a record inside another of its kind, with no tool or agent between, is the same call if both
    tell the same usage or only one of them tells any; with several telling children the outer one is a roll-up;
 3. an equal entry in `hints` pairs records of different voices, one-to-one, nearest in time;
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from otel_cost.core.model.usage import Usage
 
 Voice = tuple[Source, str]
+
+# Ids that some providers count anew in each answer (`call_0`): a strong hint, but no proof.
+REPEATABLE: Final = "tool_call:"
 
 # An SDK's span lies inside the framework's span of the same call; clocks are one machine's, so little slack is needed.
 _SPAN_SLACK_NS: Final = 50_000_000
@@ -124,7 +127,8 @@ class _Joiner:
         first: dict[str, Step] = {}
         for step in self.steps:
             for key in step.ids:
-                self.merge(self.group_of[first.setdefault(key, step)], self.group_of[step])
+                if not key.startswith(REPEATABLE):
+                    self.merge(self.group_of[first.setdefault(key, step)], self.group_of[step])
 
     def by_structure(self) -> None:
         """Innermost parents first, so that a wrapper of a wrapper sees what became of the inner one."""
@@ -165,7 +169,7 @@ class _Joiner:
     def by_hint(self) -> None:
         by_hint: dict[str, list[Step]] = {}
         for step in self.steps:
-            for hint in step.hints:
+            for hint in (*step.hints, *(key for key in step.ids if key.startswith(REPEATABLE))):
                 by_hint.setdefault(hint, []).append(step)
         for hint in sorted(by_hint):
             self._pair(by_hint[hint], guess=False)

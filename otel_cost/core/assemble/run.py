@@ -309,7 +309,8 @@ class Run:
             elif component is None and (before_ns is None or step.end_ns <= before_ns):
                 component = self._component[step] = Component([step])
                 lone = copy.copy(step)
-                lone.kind, lone.rollup = Kind.INFERENCE, False
+                lone.kind = Kind.EMBEDDING if step.operation == "embeddings" else Kind.INFERENCE
+                lone.rollup = False
                 lone.flags = step.flags | {Flag.AGGREGATE}
                 component.calls.append(self._call(Group([lone]), call_id(self.tenant, [lone]), None))
 

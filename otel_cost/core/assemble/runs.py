@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from otel_cost.core.assemble.join import guess_key, may_be_one
+from otel_cost.core.assemble.join import REPEATABLE, guess_key, may_be_one
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.model.vocabulary import Source
 
@@ -76,7 +76,7 @@ class Runs:
         if step is not None:
             if step.session:
                 keys.append((tenant, f"session:{step.session}"))
-            keys.extend((tenant, key) for key in step.ids)
+            keys.extend((tenant, key) for key in step.ids if not key.startswith(REPEATABLE))
         if len(keys) == 1:
             run = self._by_key.get(keys[0])
             if run is not None:
@@ -123,7 +123,8 @@ class Runs:
             self._claim(run, f"session:{session}")
         for step in run.steps:
             for own in step.ids:
-                self._claim(run, own)
+                if not own.startswith(REPEATABLE):
+                    self._claim(run, own)
         self.steps += len(run.steps)
         return run
 

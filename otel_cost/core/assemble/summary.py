@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_cost.core.assemble.join import canonical
+from otel_cost.core.assemble.join import REPEATABLE, canonical
 from otel_cost.core.assemble.snapshot import freeze
 from otel_cost.core.model.run import ClosedRun, Node, RouteLeg, RunSummary, TraceSummary
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Status
@@ -162,6 +162,6 @@ def close(run: Run) -> ClosedRun:
         keys=(
             *(trace_id.hex() for trace_id in run.traces if trace_id),
             *(f"session:{session}" for session in sorted(run.sessions)),
-            *dict.fromkeys(key for step in run.steps for key in step.ids),
+            *dict.fromkeys(key for step in run.steps for key in step.ids if not key.startswith(REPEATABLE)),
         ),
     )

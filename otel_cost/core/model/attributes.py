@@ -24,6 +24,9 @@ class Attributes(Protocol):
     def get(self, key: str) -> Value:
         """The value, or None where the key is absent or its value is empty."""
 
+    def names(self) -> Iterable[str | bytes]:
+        """All keys, decoded or as encoded, whichever costs nothing."""
+
     def __contains__(self, key: object) -> bool: ...
 
     def __iter__(self) -> Iterator[str]: ...
@@ -40,6 +43,9 @@ class PlainAttributes:
     def get(self, key: str) -> Value:
         return self._values.get(key)
 
+    def names(self) -> Iterable[str]:
+        return self._values
+
     def __contains__(self, key: object) -> bool:
         return key in self._values
 
@@ -48,31 +54,32 @@ class PlainAttributes:
 
 
 class RawAttributes:
-    """Attributes from encoded `opentelemetry.proto.common.v1.KeyValue` messages."""
+    """Attributes from encoded `opentelemetry.proto.common.v1.KeyValue` messages.
+
+    The index costs a slice and a dictionary entry per attribute; nothing else is
+    looked at before it is asked for.
+    """
 
     __slots__ = ("_raw", "_values")
 
     def __init__(self, raw: Sequence[bytes]) -> None:
         self._raw = raw
-        self._values: dict[str, bytes] | None = None
+        self._values: dict[bytes, bytes] | None = None
 
-    def _index(self) -> dict[str, bytes]:
-        values: dict[str, bytes] = {}
+    def names(self) -> Iterable[bytes]:
+        """Keys as encoded."""
+        values = self._values
+        return self._index() if values is None else values
+
+    def _index(self) -> dict[bytes, bytes]:
+        values: dict[bytes, bytes] = {}
         for raw in self._raw:
             # The layout every encoder writes: 0x0a, key length, key, 0x12, value length, value.
-            try:
-                length = raw[1]
-                if raw[0] == _KEY_TAG and length < _ONE_BYTE:
-                    split = length + 2
-                    if raw[split] == _VALUE_TAG:
-                        size = raw[split + 1]
-                        if size < _ONE_BYTE and split + 2 + size == len(raw):
-                            values[raw[2:split].decode()] = raw[split + 2 :]
-                            continue
-            except (IndexError, UnicodeDecodeError):
-                pass
-            pair = KeyValue.FromString(raw)
-            values[pair.key] = pair.value.SerializeToString()
+            if len(raw) > 1 and raw[0] == _KEY_TAG and (length := raw[1]) < _ONE_BYTE:
+                values[raw[2 : length + 2]] = raw
+            else:
+                key = KeyValue.FromString(raw).key.encode()
+                values[key] = raw
         self._values = values
         return values
 
@@ -80,20 +87,39 @@ class RawAttributes:
         values = self._values
         if values is None:
             values = self._index()
-        raw = values.get(key)
-        return None if raw is None else decode_value(raw)
+        encoded = _ENCODED.get(key)
+        if encoded is None:
+            encoded = _remember(key)
+        raw = values.get(encoded)
+        return None if raw is None else _value_of(raw, len(encoded) + 2)
 
     def __contains__(self, key: object) -> bool:
-        values = self._values
-        if values is None:
-            values = self._index()
-        return key in values
+        return str(key).encode() in self.names()
 
     def __iter__(self) -> Iterator[str]:
-        values = self._values
-        if values is None:
-            values = self._index()
-        return iter(values)
+        return map(bytes.decode, self.names())
+
+
+_ENCODED: Final[dict[str, bytes]] = {}  # keys that the program asks for, which are few
+
+
+def _remember(key: str) -> bytes:
+    encoded = key.encode()
+    if len(_ENCODED) < 4096:  # rules may name keys too; nobody names more than this
+        _ENCODED[key] = encoded
+    return encoded
+
+
+def _value_of(raw: bytes, split: int) -> Value:
+    """The value of an encoded `KeyValue` whose value field is expected at `split`."""
+    try:
+        if raw[split] == _VALUE_TAG:
+            size = raw[split + 1]
+            if size < _ONE_BYTE and split + 2 + size == len(raw):
+                return decode_value(raw[split + 2 :])
+        return plain_value(KeyValue.FromString(raw).value)
+    except (IndexError, DecodeError):
+        return None
 
 
 _ONE_BYTE: Final = 0x80  # a varint below this is a single byte
@@ -111,7 +137,7 @@ def decode_value(raw: bytes) -> Value:
     try:
         if tag == _STRING_TAG and raw[1] < _ONE_BYTE and len(raw) == raw[1] + 2:
             return raw[2:].decode()
-        if tag == _INT_TAG and len(raw) <= 9:  # below 2**56, so never negative  # noqa: PLR2004
+        if tag == _INT_TAG and len(raw) <= 9:  # below 2**56, so never negative
             value = 0
             for shift, byte in enumerate(raw[1:]):
                 value |= (byte & 0x7F) << (7 * shift)

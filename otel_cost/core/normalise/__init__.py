@@ -53,6 +53,7 @@ def register(dialect: Dialect) -> None:
     DIALECTS[dialect.name] = dialect
     _by_scope.cache_clear()
     _by_key.cache_clear()
+    _SEEN_KEYS.clear()
 
 
 @lru_cache(maxsize=4096)
@@ -65,10 +66,23 @@ def _by_scope(scope: str, service: str) -> tuple[Dialect, ...]:
     return tuple(sorted(named, key=lambda dialect: dialect.rank))
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=1024)
 def _by_key(key: str) -> Dialect | None:
     named = [dialect for dialect in DIALECTS.values() if key.startswith(dialect.keys or ("\0",))]
     return min(named, key=lambda dialect: dialect.rank, default=None)
+
+
+# What is known of a key, as it stands in the attributes (often still encoded). Senders choose keys, so it is bounded.
+_SEEN_KEYS: dict[str | bytes, Dialect | None] = {}
+_MOST_KEYS = 16_384
+_UNSEEN = Dialect(name="")
+
+
+def _look_up(key: str | bytes) -> Dialect | None:
+    if len(_SEEN_KEYS) >= _MOST_KEYS:
+        _SEEN_KEYS.clear()
+    found = _SEEN_KEYS[key] = _by_key(key if isinstance(key, str) else key.decode())
+    return found
 
 
 def normalise_span(span: SpanEvent) -> Step | None:
@@ -77,8 +91,10 @@ def normalise_span(span: SpanEvent) -> Step | None:
         if dialect.span is not None:
             return dialect.span(span)
     best: Dialect | None = None
-    for key in span.attributes:
-        found = _by_key(key)
+    for key in span.attributes.names():
+        found = _SEEN_KEYS.get(key, _UNSEEN)
+        if found is _UNSEEN:
+            found = _look_up(key)
         if found is not None and found.span is not None and (best is None or found.rank < best.rank):
             best = found
     return None if best is None or best.span is None else best.span(span)

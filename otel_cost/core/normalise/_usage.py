@@ -217,20 +217,22 @@ def counts_exclusively(provider: str | None, model: str | None) -> bool:
     return hosted and "claude" in (model or "").lower()
 
 
-def gather(attributes: Attributes, fields: Mapping[str, tuple[str, int]]) -> tuple[Counts, bool]:
+def gather(attributes: Attributes, fields: Mapping[str | bytes, Named]) -> tuple[Counts, bool]:
     """Counts found under any of the keys in `fields`, and whether two names of one count disagree.
 
-    `fields` maps a key to its field of `Counts` and its rank among that field's
-    names: the lowest rank told wins, the others are never added.
+    The name with the lowest rank wins, the others are never added.
     """
     told: dict[str, Value] = {}
     ranks: dict[str, int] = {}
     conflict = False
-    for key in fields.keys() & attributes:
+    for name in attributes.names():
+        found = fields.get(name)
+        if found is None:
+            continue
+        key, field, rank = found
         value = attributes.get(key)
         if value is None or value == "":
             continue
-        field, rank = fields[key]
         if field in told:
             conflict = conflict or whole(value) != whole(told[field])
             if rank > ranks[field]:
@@ -240,9 +242,22 @@ def gather(attributes: Attributes, fields: Mapping[str, tuple[str, int]]) -> tup
     return told, conflict  # type: ignore[return-value]  # the fields are those of Counts, by construction
 
 
-def ranked(table: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, int]]:
-    """`gather`'s table from one that lists each field's names, best first."""
-    return {key: (field, rank) for field, keys in table.items() for rank, key in enumerate(keys)}
+class Named(NamedTuple):
+    """What a key means: its field of `Counts`, and its rank among the names of that field."""
+
+    key: str
+    field: str
+    rank: int
+
+
+def ranked(table: Mapping[str, Iterable[str]]) -> dict[str | bytes, Named]:
+    """`gather`'s table, by key as text and as encoded, from one that lists each field's names, best first."""
+    return {
+        name: Named(key, field, rank)
+        for field, keys in table.items()
+        for rank, key in enumerate(keys)
+        for name in (key, key.encode())
+    }
 
 
 class Answered(NamedTuple):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.attributes import Attributes, Value
     from otel_cost.core.model.event import LogEvent, SpanEvent
     from otel_cost.core.model.vocabulary import Basis
+    from otel_cost.core.normalise._usage import Named
 
 OPERATIONS: Final[dict[str, Kind]] = {
     "chat": Kind.INFERENCE,
@@ -179,7 +180,7 @@ def read_span(
     convention: Basis | None = None,
     kind: Kind | None = None,
     operation: str | None = None,
-    fields: Mapping[str, tuple[str, int]] = COUNT_FIELDS,
+    fields: Mapping[str | bytes, Named] = COUNT_FIELDS,
 ) -> Step | None:
     """The step of a span with `gen_ai.*` attributes, or None where they tell of no work.
 
@@ -291,7 +292,7 @@ def fill(
     step: Step,
     attributes: Attributes,
     convention: Basis | None = None,
-    fields: Mapping[str, tuple[str, int]] = COUNT_FIELDS,
+    fields: Mapping[str | bytes, Named] = COUNT_FIELDS,
 ) -> None:
     """Put into `step` what `gen_ai.*` attributes tell, by its kind; what they do not tell stays as it is."""
     kind = step.kind
@@ -308,7 +309,7 @@ def fill_model(
     step: Step,
     attributes: Attributes,
     convention: Basis | None = None,
-    fields: Mapping[str, tuple[str, int]] = COUNT_FIELDS,
+    fields: Mapping[str | bytes, Named] = COUNT_FIELDS,
 ) -> None:
     """Models, usage, terms and outcome of a model call, or of a span that sums up several."""
     get = attributes.get
@@ -342,7 +343,7 @@ def fill_usage(
     step: Step,
     attributes: Attributes,
     convention: Basis | None = None,
-    fields: Mapping[str, tuple[str, int]] = COUNT_FIELDS,
+    fields: Mapping[str | bytes, Named] = COUNT_FIELDS,
 ) -> None:
     """Token counts, settled; an incomplete pair and disagreeing names leave a flag."""
     told, conflict = gather(attributes, fields)
