@@ -160,7 +160,7 @@ def _step(told: object, default_ns: int) -> Step:
         ValueError: the line is not a span.
     """
     if not isinstance(told, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError("not a JSON object")  # noqa: TRY004  # the user's data, not a caller's mistake
     if "attributes" not in told:
         told = {"attributes": told}
     attributes = _mapping(told, "attributes")
@@ -223,7 +223,7 @@ def _mapping(told: Mapping[str, Any], key: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f"`{key}` is not an object")
+        raise ValueError(f"`{key}` is not an object")  # noqa: TRY004  # the user's data, not a caller's mistake
     return value
 
 

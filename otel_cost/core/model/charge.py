@@ -32,9 +32,12 @@ class Item:
         return self.rate.usd * self.quantity
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Charge:
-    """The price of one call, or the reason why there is none. `nano` is None unless `status` is priced."""
+    """The price of one call, or the reason why there is none. `nano` is None unless `status` is priced.
+
+    Never changed once made; not frozen because that costs as much again as pricing the call.
+    """
 
     status: Status
     reason: Reason | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -15,7 +16,7 @@ from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Flag, Kind, Reason, Status
 from otel_cost.core.price.instants import instant_text
 from otel_cost.core.price.names import Found, Names
-from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack, nano_of
+from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack, has_media, nano_of
 from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model, mode_of
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ class PriceBook:
             flags |= _FAILED
         usage = step.usage
         if step.problem is not None:
-            return Charge(Status.INVALID, step.problem, None, (), usage, step.basis, flags, self.id)
+            return Charge(_INVALID, step.problem, None, (), usage, step.basis, flags, self.id)
         kind = step.kind
-        if kind is Kind.TOOL or kind is Kind.FEE:
+        if kind is _TOOL or kind is _FEE:
             return self._charge_use(step, flags)
         if step.rollup:
             flags |= _AGGREGATE
@@ -133,43 +134,51 @@ class PriceBook:
         plan = self._young.get(key)
         if plan is None:
             plan = self._look_up(key, step, terms)
-        if isinstance(plan, Reason):
-            return self._none(step, plan, flags)
-        period = plan.at(step.start_ns)
-        if isinstance(period, Reason):
-            return self._none(step, period, flags)
+        if type(plan) is not Plan:
+            return self._none(step, plan, flags)  # type: ignore[arg-type]  # what is no plan is a reason
+        periods = plan.periods
+        period = periods[0] if len(periods) == 1 else periods[bisect_right(plan.starts, step.start_ns) - 1]
+        if type(period) is not Period or period.windows is not None:
+            period = plan.at(step.start_ns)
+            if isinstance(period, Reason):
+                return self._none(step, period, flags)
         if plan.inferred:
             flags |= _ESTIMATED
         if usage is None or terms.units or not self._plain:
             return self._charge_slowly(step, plan, period, terms, flags)
-        band = period.bands[0] if not period.steps else period.band(usage.input)
-        return self._charge_tokens(step, usage, band, flags)
+        bands = period.bands
+        return self._charge_tokens(step, usage, bands[0] if len(bands) == 1 else period.band(usage.input), flags)
 
     def _charge_tokens(self, step: Step, usage: Usage, band: Band, flags: frozenset[Flag]) -> Charge:
         """The common case, in integers: nothing but tokens."""
-        cache_read, cache_write = usage.cache_read or 0, usage.cache_write or 0
-        hour = usage.cache_write_1h or 0
-        fresh = usage.input - cache_read - cache_write
-        output = usage.output
-        if fresh < 0 or cache_read < 0 or hour < 0 or cache_write < hour or output < (usage.reasoning or 0):
+        total, output, reasoning = usage.input, usage.output, usage.reasoning
+        cache_read, cache_write = usage.cache_read, usage.cache_write
+        if total < 0 or output < 0 or (reasoning and not 0 <= reasoning <= output):
             return self._bad(step, flags)
-        if cache_write and usage.cache_write_1h is None and band.two_ttls:
-            flags |= _TTL_UNKNOWN
-        if not band.plain and (usage.details or band.request or usage.image_input or usage.image_output):
-            return self._charge_lines(step, band.lines(usage), flags)
-        if (usage.input and not band.has_input) or (output and not band.has_output):
+        if not band.plain and (band.request or has_media(usage) or reasoning):
+            return self._charge_lines(step, band.lines(usage), flags | self._ttl(usage, band))
+        if (total and not band.has_input) or (output and not band.has_output):
             return self._none(step, Reason.NO_RATE, flags)
-        if output < 0:
-            return self._bad(step, flags)
-        exact = fresh * band.input + output * band.output
-        if cache_read:
-            exact += cache_read * band.cache_read
-        if cache_write:
-            exact += (cache_write - hour) * band.cache_write + hour * band.cache_write_1h
+        exact = output * band.output
+        if cache_read or cache_write:
+            cache_read, cache_write, hour = cache_read or 0, cache_write or 0, usage.cache_write_1h or 0
+            fresh = total - cache_read - cache_write
+            if fresh < 0 or cache_read < 0 or not 0 <= hour <= cache_write:
+                return self._bad(step, flags)
+            exact += fresh * band.input + cache_read * band.cache_read
+            if cache_write:
+                exact += (cache_write - hour) * band.cache_write + hour * band.cache_write_1h
+                flags |= self._ttl(usage, band)
+        else:
+            exact += total * band.input
         nano, rest = divmod(exact, band.nano)
         if rest > band.half or (rest == band.half and nano & 1):
             nano += 1
-        return Charge(Status.PRICED, None, nano, Items(band, usage, nano), usage, step.basis, flags, self.id)
+        return Charge(_PRICED, None, nano, Items(band, usage, nano), usage, step.basis, flags, self.id)
+
+    def _ttl(self, usage: Usage, band: Band) -> frozenset[Flag]:
+        """Whether two prices were possible for what went into the cache."""
+        return _TTL_UNKNOWN if usage.cache_write and usage.cache_write_1h is None and band.two_ttls else _NO_FLAGS
 
     def _charge_lines(self, step: Step, lines: list[Line] | Reason, flags: frozenset[Flag]) -> Charge:
         if isinstance(lines, Reason):
@@ -227,7 +236,7 @@ class PriceBook:
         return Charge(Status.PRICED, None, nano, (item,), step.usage, step.basis, flags | _REPORTED, self.id)
 
     def _none(self, step: Step, reason: Reason, flags: frozenset[Flag]) -> Charge:
-        return Charge(Status.UNPRICED, reason, None, (), step.usage, step.basis, flags, self.id)
+        return Charge(_UNPRICED, reason, None, (), step.usage, step.basis, flags, self.id)
 
     def _bad(self, step: Step, flags: frozenset[Flag]) -> Charge:
         usage = step.usage
@@ -241,8 +250,13 @@ class PriceBook:
         terms = step.terms
         for context in self._contexts:
             if _matches(context.match, step, None):
-                changes = {key: value for key, value in context.set.items() if getattr(terms, key) is None}
-                terms = replace(terms, **changes) if changes else terms
+                terms = replace(
+                    terms,
+                    service_tier=terms.service_tier or context.set.get("service_tier"),
+                    processing=terms.processing or context.set.get("processing"),
+                    speed=terms.speed or context.set.get("speed"),
+                    inference_geo=terms.inference_geo or context.set.get("inference_geo"),
+                )
         return terms
 
     # --- Looking up --------------------------------------------------------------------------------------------------
@@ -291,8 +305,10 @@ class PriceBook:
 
     def _compile(self, found: Found, deal: Deal) -> Plan:
         models = tuple(self._stacks[found.owner][found.model])
-        moves = models[-1].moves
+        moves = next((model.moves for model in reversed(models) if model.moves), ())
         if moves:
+            if any(row.terms.mode == deal.mode and not row.sold for model in models for row in model.rows):
+                return Plan(found.provider, found.model, [BEGINNING], [Reason.NO_RATE])
             return self._moved(found, moves, deal)
         of = [p for layer in self._layers for p in layer.providers if p.id in {found.owner, found.provider}]
         served = [p for p in of if p.id == found.provider]
@@ -331,6 +347,13 @@ class PriceBook:
         return {provider: sorted(shelf) for provider, shelf in self._stacks.items()}
 
 
+# Looking a member up on its class takes longer than most of what is done with it.
+_PRICED: Final = Status.PRICED
+_INVALID: Final = Status.INVALID
+_UNPRICED: Final = Status.UNPRICED
+_TOOL: Final = Kind.TOOL
+_FEE: Final = Kind.FEE
+_NO_FLAGS: Final[frozenset[Flag]] = frozenset()
 _FAILED: Final = frozenset({Flag.FAILED})
 _AGGREGATE: Final = frozenset({Flag.AGGREGATE})
 _TTL_UNKNOWN: Final = frozenset({Flag.TTL_UNKNOWN})
@@ -344,7 +367,9 @@ class Items(Sequence[Item]):
     __slots__ = ("_band", "_made", "_nano", "_usage")
 
     def __init__(self, band: Band, usage: Usage, nano: int) -> None:
-        self._band, self._usage, self._nano = band, usage, nano
+        self._band = band
+        self._usage = usage
+        self._nano = nano
         self._made: tuple[Item, ...] | None = None
 
     def _all(self) -> tuple[Item, ...]:

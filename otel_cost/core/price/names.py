@@ -23,59 +23,95 @@ if TYPE_CHECKING:
 # Values of the GenAI conventions (now and formerly) and of the clients that send their own, to ids of the book.
 PROVIDERS: Final[Mapping[str, str]] = {
     alias: book
-    for book, aliases in {
-        "openai": "openai openai_chat openai_responses open_ai",
-        "anthropic": "anthropic claude",
-        "aws": "aws.bedrock aws_bedrock aws bedrock bedrock_converse amazon-bedrock amazon_bedrock amazon aws.sagemaker",
-        "azure": "azure azure.ai.openai azure.ai.inference az.ai.openai az.ai.inference azure_openai azure-openai "
-        "azureopenai azure_ai azure-ai azure_inference azure.openai azure_text microsoft",
-        "google": "google gcp gcp.gemini gcp.gen_ai gcp.genai gcp.vertex_ai gcp.vertex vertex_ai vertexai vertex gemini "
-        "google_genai google-genai google_gemini google_vertexai google-vertex google_vertex google_ai googleai "
-        "google_ai_studio gcp.vertex_ai_anthropic vertex_ai_beta",
-        "cohere": "cohere cohere_chat",
-        "deepseek": "deepseek deep_seek",
-        "groq": "groq",
-        "watsonx": "ibm.watsonx.ai ibm.watson.ai ibm watsonx watson",
-        "mistral": "mistral_ai mistral mistralai mistral-ai",
-        "moonshotai": "moonshot_ai moonshot moonshotai moonshot-ai kimi",
-        "perplexity": "perplexity perplexity_ai perplexityai pplx",
-        "x-ai": "x_ai x-ai xai x.ai grok",
-        "together": "together together_ai together-ai togetherai",
-        "fireworks": "fireworks fireworks_ai fireworks-ai fireworksai",
-        "openrouter": "openrouter open_router openrouter.ai",
-        "cerebras": "cerebras",
-        "github-copilot": "github-copilot github_copilot copilot",
-        "huggingface_novita": "huggingface_novita",
-        "novita": "novita novita_ai novita-ai",
-        "voyageai": "voyageai voyage voyage_ai voyage-ai",
-        "zai": "zai z.ai z-ai z_ai",
-        "zhipuai": "zhipuai zhipu zhipu_ai",
-        "minimax": "minimax minimax_ai",
-        "cloudflare": "cloudflare workers-ai workers_ai cloudflare-workers-ai",
-        "databricks": "databricks mosaic",
-        "elevenlabs": "elevenlabs eleven_labs",
-        "meta": "meta meta_llama llama_api",
-    }.items()
+    for book, aliases in (
+        ("openai", "openai openai_chat openai_responses open_ai"),
+        ("anthropic", "anthropic claude"),
+        ("aws", "aws.bedrock aws_bedrock aws bedrock bedrock_converse amazon_bedrock amazon aws.sagemaker"),
+        ("azure", "azure azure.ai.openai azure.ai.inference az.ai.openai az.ai.inference azure_openai azureopenai"),
+        ("azure", "azure_ai azure_inference azure.openai azure_text microsoft"),
+        ("google", "google gcp gcp.gemini gcp.gen_ai gcp.genai gcp.vertex_ai gcp.vertex vertex_ai vertexai vertex"),
+        ("google", "gemini google_genai google_gemini google_vertexai google_vertex google_ai googleai"),
+        ("google", "google_ai_studio vertex_ai_beta"),
+        ("cohere", "cohere cohere_chat"),
+        ("deepseek", "deepseek deep_seek"),
+        ("groq", "groq"),
+        ("watsonx", "ibm.watsonx.ai ibm.watson.ai ibm watsonx watson"),
+        ("mistral", "mistral_ai mistral mistralai"),
+        ("moonshotai", "moonshot_ai moonshot moonshotai kimi"),
+        ("perplexity", "perplexity perplexity_ai perplexityai pplx"),
+        ("x-ai", "x_ai xai x.ai grok"),
+        ("together", "together together_ai togetherai"),
+        ("fireworks", "fireworks fireworks_ai fireworksai"),
+        ("openrouter", "openrouter open_router openrouter.ai"),
+        ("cerebras", "cerebras"),
+        ("github-copilot", "github_copilot copilot"),
+        ("novita", "novita novita_ai"),
+        ("voyageai", "voyageai voyage voyage_ai"),
+        ("zai", "zai z.ai z_ai"),
+        ("zhipuai", "zhipuai zhipu zhipu_ai"),
+        ("minimax", "minimax minimax_ai"),
+        ("cloudflare", "cloudflare workers_ai cloudflare_workers_ai"),
+        ("databricks", "databricks mosaic"),
+        ("elevenlabs", "elevenlabs eleven_labs"),
+        ("meta", "meta meta_llama llama_api"),
+    )
     for alias in aliases.split()
 }
 
 # Names of frameworks and gateways that say nothing about who answered: the model decides.
 UNTOLD: Final = frozenset(
-    "agno ai_gateway autogen crewai custom dspy gateway google_adk haystack helicone instructor langchain langgraph "
-    "langsmith litellm litellm_proxy llama_index llamaindex mastra openai_compatible openai_like openinference other "
-    "_other portkey pydantic_ai semantic_kernel smolagents strands strands_agents unknown vercel vercel_ai".split()  # noqa: SIM905  # a table reads better in rows
+    {
+        "_other",
+        "agno",
+        "ai_gateway",
+        "autogen",
+        "crewai",
+        "custom",
+        "dspy",
+        "gateway",
+        "google_adk",
+        "haystack",
+        "helicone",
+        "instructor",
+        "langchain",
+        "langgraph",
+        "langsmith",
+        "litellm",
+        "litellm_proxy",
+        "llama_index",
+        "llamaindex",
+        "mastra",
+        "openai_compatible",
+        "openai_like",
+        "openinference",
+        "other",
+        "portkey",
+        "pydantic_ai",
+        "semantic_kernel",
+        "smolagents",
+        "strands",
+        "strands_agents",
+        "unknown",
+        "vercel",
+        "vercel_ai",
+    }
 )
 
-# First-party families by the form of their names; a name that several sellers host under (Llama, Qwen …) is none of them.
+# First-party families by the form of their names; what several sellers host (Llama, Qwen …) is none of them.
 _FAMILIES: Final = tuple(
     (re.compile(pattern), provider)
     for pattern, provider in (
-        (r"(?:arn:aws[\w-]*:bedrock:|(?:(?:us|eu|apac|jp|au|in|ca|sa|us-gov|global)\.)?(?:anthropic|amazon|meta|mistral"
-         r"|cohere|ai21|deepseek|openai|qwen|nvidia|google|writer|moonshotai|minimax|zai)\.(?!com))", "aws"),
+        (r"arn:aws[\w-]*:bedrock:", "aws"),
+        (r"(?:us|eu|apac|jp|au|in|ca|sa|us-gov|global)\.\w+\.", "aws"),
+        (
+            r"(?:anthropic|amazon|meta|mistral|cohere|ai21|deepseek|openai|qwen|nvidia|google|writer|zai)\.(?!com)",
+            "aws",
+        ),
+        (r"(?:moonshotai|minimax)\.(?!com)", "aws"),
         (r"claude-", "anthropic"),
         (r"gpt-oss", ""),
-        (r"(?:gpt-|chatgpt-|o[134](?:-|$)|ft:|text-embedding-(?:3-|ada)|davinci-|babbage-|whisper-1$|tts-1|codex-mini"
-         r"|omni-moderation|text-moderation|computer-use)", "openai"),
+        (r"(?:gpt-|chatgpt-|o[134](?:-|$)|ft:|text-embedding-(?:3-|ada)|davinci-|babbage-|whisper-1$|tts-1)", "openai"),
+        (r"(?:codex-mini|omni-moderation|text-moderation|computer-use)", "openai"),
         (r"(?:gemini-|text-embedding-00|learnlm)", "google"),
         (r"deepseek-(?:chat|reasoner|flash|v4-(?:pro|flash))$", "deepseek"),
         (r"grok-", "x-ai"),
@@ -89,7 +125,7 @@ _FAMILIES: Final = tuple(
         (r"accounts/fireworks/", "fireworks"),
         (r"@cf/", "cloudflare"),
     )
-)  # fmt: skip
+)
 
 
 def provider_id(name: str | None, known: Mapping[str, str]) -> str | None:
@@ -145,9 +181,9 @@ class Shelf:
     """The names of one provider's models."""
 
     def __init__(self, provider: str, models: Iterable[Model]) -> None:
-        self.provider = provider
         self._names: dict[str, str] = {}
-        self._stems: dict[str, str | None] = {}
+        self._stems: dict[str, str] = {}
+        self._tagged: set[str] = set()  # the stems that a tag may follow, not only a date
         self._patterns: list[tuple[re.Pattern[str], str]] = []
         models = [model for model in models if not model.gone]
         for model in models:
@@ -156,14 +192,11 @@ class Shelf:
             for name in model.names:
                 self._names.setdefault(name.lower(), model.id)
             for stem in (*model.stems, *model.names, model.id):
-                self._add_stem(stem.lower(), model.id)
+                self._stems.setdefault(stem.lower(), model.id)
+            self._tagged.update(stem.lower() for stem in model.stems)
             self._patterns += [(re.compile(pattern, re.IGNORECASE), model.id) for pattern in model.patterns]
-            self._tagged = getattr(self, "_tagged", set[str]()) | {stem.lower() for stem in model.stems}
         if provider == "aws":
             self._add_bedrock(models)
-
-    def _add_stem(self, stem: str, model: str) -> None:
-        self._stems.setdefault(stem, model)
 
     def _add_bedrock(self, models: Iterable[Model]) -> None:
         """Bedrock's ids without their dates and versions; one that two models share names neither."""
@@ -207,7 +240,7 @@ class Shelf:
         return None
 
     def find_bedrock(self, name: str) -> str | None:
-        """The model that a Bedrock id, profile or ARN means: `global.` has its own list, every other place the regional."""
+        """The model that a Bedrock id, profile or ARN means: `global.` has its own list, other places the regional."""
         arn = _ARN.match(name)
         if arn:
             if arn["kind"] not in {"foundation-model", "inference-profile"}:
@@ -344,10 +377,8 @@ class Names:
         if shelf is None:
             return None
         for spelling in self._cleaned(book_id, name):
-            if book_id == "aws":
-                model = shelf.find_bedrock(spelling) or shelf.find(spelling)
-            else:
-                model = shelf.find(spelling)
+            model = shelf.find_bedrock(spelling) if book_id == "aws" else None
+            model = model or shelf.find(spelling)
             if model is not None:
                 return Found(book_id, book_id, model)
         for owner in self._fallback.get(book_id, ()):

@@ -130,6 +130,10 @@ class Band:
         hour = usage.cache_write_1h or 0
         audio, image, video = usage.audio_input or 0, usage.image_input or 0, usage.video_input or 0
         audio_cached = usage.audio_cache_read or 0
+        if hour > cache_write:
+            return Reason.INCONSISTENT_USAGE
+        if min(cache_read, cache_write, hour, audio, image, video, audio_cached, usage.audio_output or 0) < 0:
+            return Reason.INCONSISTENT_USAGE
         told_apart = usage.audio_cache_read is not None
         # A medium that costs what its whole costs need not be counted apart.
         if not self._own("input_audio_mtok") and not self._own("cache_audio_read_mtok"):
@@ -181,6 +185,11 @@ class Band:
 
     def _own(self, key: str) -> bool:
         return key in self.quotes and self._whole(key) != self._whole(_PARENTS[key])
+
+
+def has_media(usage: Usage) -> bool:
+    """Whether any of the tokens are not text."""
+    return bool(usage.audio_input or usage.image_input or usage.video_input or usage.audio_output or usage.image_output)
 
 
 class Period:
@@ -255,9 +264,11 @@ class Compiler:
     def timeline(self) -> tuple[list[int], list[Period | Reason]]:
         rows = [row for model in self._models for row in model.rows] + list(self._stack.common)
         edges = {BEGINNING}
-        for one in (*rows, *self._multipliers, *self._since):
-            edges.add(one.start)
-            edges.add(getattr(one, "end", END))
+        edges.update(row.start for row in rows)
+        edges.update(row.end for row in rows)
+        edges.update(one.start for one in self._multipliers)
+        edges.update(one.end for one in self._multipliers)
+        edges.update(one.start for one in self._since)
         edges.discard(END)
         starts: list[int] = []
         periods: list[Period | Reason] = []

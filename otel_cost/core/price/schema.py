@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator  # noqa: TC003  # pydantic reads the annotations below at run time
 from decimal import Decimal
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
@@ -149,7 +149,7 @@ Prices: Any = create_model(
     "Prices",
     __base__=_Row,
     __doc__="Prices of one stretch of time. Fields carry genai-prices' names.",
-    **{key: (Usd | Stepped | None, None) for key in sorted(UNITS)},  # type: ignore[call-overload]
+    **dict.fromkeys(sorted(UNITS), (Usd | Stepped | None, None)),  # type: ignore[call-overload]
 )
 
 
@@ -366,7 +366,7 @@ class _Reader:
 
     def _model(self, entry: ModelEntry, at: Path, around: tuple[Sourced, ...]) -> Model:
         moves = sorted((one.start, one.to, one.model) for one in entry.moves)
-        for (_, end, _), (start, _, model) in zip(moves, moves[1:], strict=False):
+        for (_, end, _), (start, _, model) in pairwise(moves):
             if start < end:
                 self._say((*at, "moves"), f"`{entry.id}` would mean two models when it becomes `{model}`")
         if entry.moves and not (entry.source or any(one.source for one in around)):

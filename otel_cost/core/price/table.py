@@ -174,7 +174,10 @@ def mode_of(service_tier: str | None, processing: str | None, speed: str | None)
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """A stretch of the UTC day, half open, in nanoseconds; it may pass midnight. `days`: on which it opens (0 Monday)."""
+    """A stretch of the UTC day, half open, in nanoseconds; it may pass midnight.
+
+    `days`: on which it opens; 0 is Monday.
+    """
 
     opens: int
     closes: int

@@ -55,10 +55,11 @@ def _model(model: upstream.ModelInfo, source: str) -> Model:
         terms = _terms(variant.when)
         if terms is not None:
             rows.append(_row(variant.prices, variant.constraint, source, terms, whole=False))
-    names, stems, patterns = {model.id}, set[str](), set[str]()
+    found = {"name": {model.id}, "stem": set[str](), "pattern": set[str]()}
     for kind, text in _clauses(model.match):
-        {"name": names, "stem": stems, "pattern": patterns}[kind].add(text.lower() if kind != "pattern" else text)
-    return Model(model.id, tuple(rows), *(tuple(sorted(found)) for found in (names, stems, patterns)))
+        found[kind].add(text if kind == "pattern" else text.lower())
+    names, stems, patterns = (tuple(sorted(texts)) for texts in found.values())
+    return Model(model.id, tuple(rows), names, stems, patterns)
 
 
 def _row(
