@@ -17,7 +17,7 @@ from otel_cost.core.model.vocabulary import Flag, Kind, Reason, Status
 from otel_cost.core.price.instants import instant_text
 from otel_cost.core.price.names import Found, Names
 from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack, has_media, nano_of
-from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model, mode_of
+from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model, mode_of, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -283,7 +283,7 @@ class PriceBook:
             found,
             Deal(
                 mode_of(terms.service_tier, terms.processing, terms.speed),
-                (terms.inference_geo or "").strip().lower(),
+                place_of(terms.inference_geo),
                 tenant,
             ),
         )

@@ -158,6 +158,12 @@ _STANDARD: Final = frozenset(
 )
 
 
+def place_of(inference_geo: str | None) -> str:
+    """Where a call was served, in lower case; "" where nobody says."""
+    place = (inference_geo or "").strip().lower()
+    return "" if place in _STANDARD or place in {"none", "unknown"} else place
+
+
 def mode_of(service_tier: str | None, processing: str | None, speed: str | None) -> str:
     """The one word under which the book keeps a combination of tier, processing and speed; "" is the standard one."""
     tier, done, pace = ((text or "").strip().lower() for text in (service_tier, processing, speed))

@@ -73,6 +73,7 @@ def test_history(provider: str, model: str, at: str, expected: str) -> None:
         ("openai", "gpt-5", "2026-11-01", {"service_tier": "scale"}, "no_rate"),
         ("openai", "gpt-5.4", "2026-11-01", {"inference_geo": "eu"}, "0.044"),
         ("openai", "gpt-5", "2026-11-01", {"inference_geo": "eu"}, "0.0225"),
+        ("openai", "gpt-5.4", "2026-11-01", {"inference_geo": "not_available"}, "0.04"),
         ("anthropic", "claude-sonnet-4-5", "2026-11-01", {"service_tier": "batch"}, "0.0225"),
         ("anthropic", "claude-3-opus-20240229", "2025-01-01", {"processing": "batch"}, "0.1125"),
         ("anthropic", "claude-sonnet-4-5", "2026-11-01", {"service_tier": "priority"}, "no_rate"),
