@@ -91,7 +91,7 @@ class Service:
         watch_journal(self.registry, self.journal)
         self.registry.register(DestinationMetrics(self.destinations.values))
         self._receivers: list[GrpcReceiver | HttpReceiver] = []
-        self._api = ApiServer(self, split_endpoint(config.api.endpoint))
+        self._api = ApiServer(self, split_endpoint(config.api.endpoint), data_dir=data)
         self._ledger_problem: str | None = None
         self._recovered = False
         self._next_position = 0

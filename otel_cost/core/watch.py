@@ -80,7 +80,7 @@ class Watch:
         """Two agents of a run are one: append where the histories follow each other, else read both anew."""
         watched = self._runs.get(run)
         moved = watched.agents.pop(was, None) if watched is not None else None
-        if watched is None or moved is None:
+        if watched is None or moved is None or not moved.history:
             return
         agent = watched.agents.get(now)
         if agent is None:

@@ -17,7 +17,7 @@ import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.core.model.step import STANDARD_TERMS, Step
+from otel_cost.core.model.step import STANDARD_TERMS, Step, Terms
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Source
 
 if TYPE_CHECKING:
@@ -227,8 +227,7 @@ def speaker(group: Group) -> tuple[Step, frozenset[Flag]]:
     for name in _FILLED:
         if getattr(said, name) is None:
             setattr(said, name, next((v for v in (getattr(o, name) for o in others) if v is not None), None))
-    if said.terms == STANDARD_TERMS:
-        said.terms = next((o.terms for o in others if o.terms != STANDARD_TERMS), STANDARD_TERMS)
+    said.terms = _filled_terms([best, *others])
     if said.usage is not None:
         for other in others:
             if other.usage is not None:
@@ -288,6 +287,20 @@ def _preference(step: Step) -> tuple[object, ...]:
         step.model is None,
         _SOURCE_ORDER[step.source],
         canonical(step),
+    )
+
+
+def _filled_terms(steps: Sequence[Step]) -> Terms:
+    """Each of the terms from the first record that tells it."""
+    told = [step.terms for step in steps if step.terms != STANDARD_TERMS]
+    if len(told) < 2:
+        return told[0] if told else STANDARD_TERMS
+    return Terms(
+        service_tier=next((terms.service_tier for terms in told if terms.service_tier), None),
+        processing=next((terms.processing for terms in told if terms.processing), None),
+        speed=next((terms.speed for terms in told if terms.speed), None),
+        inference_geo=next((terms.inference_geo for terms in told if terms.inference_geo), None),
+        units=next((terms.units for terms in told if terms.units), ()),
     )
 
 

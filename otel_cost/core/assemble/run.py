@@ -121,6 +121,7 @@ class Run:
         self.steps.append(step)
         if step.parent_id:
             self._place[step] = self.trace(step.trace_id).walk(step)
+        self._note_loss(step)
         if step.rollup:
             if step.usage is not None:
                 self._rollups.append(step)
@@ -153,6 +154,7 @@ class Run:
             agent_was, agent_now = self._agent_key(step, before), self._agent_key(step, place)
             if agent_was != agent_now and (agent_was, agent_now) not in self.moves[-1:]:
                 self.moves.append((agent_was, agent_now))
+        self._note_loss(step)
         component = self._component.get(step)
         if component is None:
             return
@@ -162,6 +164,14 @@ class Run:
             self._settle(component)
         elif agent_was != agent_now or _agent(place) is not _agent(before):
             self._reassign(component, step, place)
+
+    def _note_loss(self, step: Step) -> None:
+        """A tool inside a record that runs its tools itself: it made several requests and tells the last one's usage."""
+        above = self.place(step).parent
+        if step.kind is Kind.TOOL and above is not None and above.calls_tools and Flag.INCOMPLETE not in above.flags:
+            above.flags |= {Flag.INCOMPLETE}
+            if above in self._component:
+                self._settle(self._component[above])
 
     def _reassign(self, component: Component, step: Step, place: Place) -> None:
         """Only whose call it is has become clearer: the call stays as it is."""

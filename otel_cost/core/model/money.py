@@ -52,14 +52,12 @@ def split_nano(total_nano: int, femto_parts: Sequence[Fraction | int]) -> list[i
     Largest remainder: every part is floored, then the units left over go to the
     parts that lost most (ties: the earlier part).
     """
-    floors = [int(Fraction(part, FEMTO_PER_NANO).__floor__()) for part in femto_parts]
+    floors = [part // FEMTO_PER_NANO for part in femto_parts]
     left = total_nano - sum(floors)
-    by_loss = sorted(
-        range(len(floors)),
-        key=lambda i: (floors[i] - Fraction(femto_parts[i], FEMTO_PER_NANO), i),
-    )
-    for i in by_loss[:left]:
-        floors[i] += 1
+    if left:
+        by_loss = sorted(range(len(floors)), key=lambda i: (floors[i] * FEMTO_PER_NANO - femto_parts[i], i))
+        for i in by_loss[:left]:
+            floors[i] += 1
     return floors
 
 

@@ -54,6 +54,7 @@ class Step:
     # What it is
     operation: str | None = None  # gen_ai.operation.name, or the name it would have
     rollup: bool = False  # its usage sums up other calls (agent, workflow, outer SDK span, turn)
+    calls_tools: bool = False  # runs tools inside itself and tells its last request's usage: a tool below proves a loss
     partial: bool = False  # part of another step's record; a call of its own only if that one never comes
     provider: str | None = None  # as sent; the price book knows its aliases
     requested_model: str | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_cost.core.model.vocabulary import Basis
+from otel_cost.core.model.vocabulary import Basis, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise.semconv import read_span
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def _span(span: SpanEvent) -> Step | None:
-    return read_span(span, dialect="google_genai", convention=Basis.INCLUSIVE)
+    step = read_span(span, dialect="google_genai", convention=Basis.INCLUSIVE)
+    if step is not None:
+        step.calls_tools = step.kind is Kind.INFERENCE
+    return step
 
 
 register(Dialect(name="google_genai", scopes=("opentelemetry.instrumentation.google_genai",), rank=20, span=_span))

@@ -400,7 +400,15 @@ class Items(Sequence[Item]):
 
 def items_of(lines: Sequence[Line], nano: int) -> tuple[Item, ...]:
     """Lines as items whose rounded shares add up to the rounded whole."""
-    shares = split_nano(nano, [Fraction(line.rate.femto * line.quantity, line.rate.per) for line in lines])
+    shares = split_nano(
+        nano,
+        [
+            line.rate.femto * line.quantity
+            if line.rate.per == 1
+            else Fraction(line.rate.femto * line.quantity, line.rate.per)
+            for line in lines
+        ],
+    )
     return tuple(
         Item(
             line.unit,

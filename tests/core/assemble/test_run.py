@@ -274,3 +274,19 @@ def test_packed_parents_take_at_most_64_bytes_a_span() -> None:
 def test_broken_snapshot_is_an_error_not_a_run(junk: bytes) -> None:
     with pytest.raises(Exception):  # noqa: B017, PT011  # zlib's own errors
         thaw(junk, price, 0)
+
+
+def test_tool_inside_a_record_that_runs_its_tools_itself_proves_a_loss() -> None:
+    for order in ([1, 2], [2, 1]):
+        steps = {1: model(1, calls_tools=True), 2: tool(2, parent=1)}
+        run = run_of(*(steps[number] for number in order))
+        (call,) = (call for call in run.calls.values() if call.kind is Kind.INFERENCE)
+        assert Flag.INCOMPLETE in call.flags
+        assert not summarise(run).complete
+        assert tokens(run) == 110
+
+
+def test_repeated_tool_call_ids_of_one_client_are_several_calls() -> None:
+    spans = [tool(n, ids=("tool_call:call_0",)) for n in (1, 3)]
+    logs = [tool(n, ids=("tool_call:call_0",), source=Source.LOG, span_id=b"") for n in (1, 3)]
+    assert [call.sources for call in run_of(*spans, *logs).calls.values()] == [(Source.SPAN, Source.LOG)] * 2
