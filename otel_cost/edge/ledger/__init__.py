@@ -39,6 +39,7 @@ DIMENSIONS: Final = (
     "session",
     "kind",
 )
+FILE: Final = "ledger.duckdb"  # in the data dir
 ATTRIBUTE: Final = "attr:"  # attr:KEY groups by one attribute
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from otel_cost.core.enrich.lines import call_line, rfc3339, run_line, trace_line, usd
 from otel_cost.core.model.money import exact_text, usd_to_nano
+from otel_cost.core.model.vocabulary import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -160,6 +161,23 @@ def tree(nodes: Sequence[Row], calls: Sequence[Row] = ()) -> list[Branch]:
     for _, branch in branches:
         branch["children"].sort(key=_when)
     return sorted(tops, key=_when)
+
+
+def without_echoes(tree: Sequence[Branch]) -> tuple[list[Branch], int]:
+    """The tree for the eye, and how many branches were left out.
+
+    A record that tells of a call another record speaks for (`duplicate`) is
+    shown only where something else hangs below it. The tree itself stays as it is.
+    """
+    order: list[Branch] = list(tree)
+    for branch in order:
+        order.extend(branch["children"])
+    shown: dict[int, Branch] = {}
+    for branch in reversed(order):
+        children = [shown[id(child)] for child in branch["children"] if id(child) in shown]
+        if children or branch["status"] != Status.DUPLICATE:
+            shown[id(branch)] = {**branch, "children": children}
+    return [shown[id(branch)] for branch in tree if id(branch) in shown], len(order) - len(shown)
 
 
 def _branch(node: Row) -> Branch:

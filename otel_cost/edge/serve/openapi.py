@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from otel_cost.edge.ledger import ATTRIBUTE, DIMENSIONS
@@ -26,7 +26,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "otel-cost",
-            "version": version("otel-cost"),
+            "version": _version(),
             "description": "What AI agents spend, on what, and what of it was wasted.",
         },
         "paths": {
@@ -91,6 +91,13 @@ def document() -> dict[str, Any]:
         },
         "components": {"schemas": _schemas()},
     }
+
+
+def _version() -> str:
+    try:
+        return version("otel-cost")
+    except PackageNotFoundError:  # run from a checkout
+        return "0"
 
 
 def _schemas() -> dict[str, Any]:

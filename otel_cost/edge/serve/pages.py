@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse
 
 from otel_cost.core.enrich.lines import rfc3339, usd
 from otel_cost.core.model.money import usd_to_nano
+from otel_cost.edge.ledger.story import without_echoes
 from otel_cost.edge.serve.when import instant_ns
 
 if TYPE_CHECKING:
@@ -61,7 +62,13 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters.update(
-            money=money, count=count, percent=percent, clock=clock, run_path=run_path, milliseconds=milliseconds
+            money=money,
+            count=count,
+            percent=percent,
+            clock=clock,
+            run_path=run_path,
+            run_name=run_name,
+            milliseconds=milliseconds,
         )
 
     def overview(self, since: str | None, tenant: str | None) -> Response:
@@ -79,6 +86,7 @@ class Pages:
         totals = next(iter(ledger.report(since_ns=since_ns, tenant=tenant)), None)
         models = ledger.report(["provider", "model"], since_ns, tenant=tenant)
         open_runs = self._views.open_runs(tenant)
+        bars = self._bars(chosen, since_ns, now_ns, tenant)
         return self._page(
             "overview.html",
             chosen=chosen,
@@ -86,7 +94,9 @@ class Pages:
             tenant=tenant,
             now=rfc3339(now_ns),
             totals=totals,
-            bars=self._bars(chosen, since_ns, now_ns, tenant),
+            wasted_share=_share(totals["wasted_usd"], _nano(totals["cost_usd"]) or 0) if totals else 0.0,
+            bars=bars,
+            highest=max((bar.cost_usd for bar in bars), key=usd_to_nano, default="0"),
             runs=self._views.runs(12, since_ns, None, tenant),
             open_runs=open_runs,
             models=_shares(row for row in models if row["cost_usd"] is not None)[:8],
@@ -105,8 +115,11 @@ class Pages:
         run = self._views.run(run_or_trace_id, tenant)
         if run is None:
             return self._page("missing.html", 404, wanted=run_or_trace_id)
-        blamed = {span_id for alert in run["alerts"] for span_id in alert["span_ids"]}
-        branches = list(flat(run["tree"]))
+        blamed = {
+            span_id: str(alert["category"]) for alert in run["alerts"] for span_id in alert["span_ids"] if span_id
+        }
+        tree, echoes = without_echoes(run["tree"])
+        branches = list(flat(tree))
         dearest = _nano(run["cost_usd"]) or 0
         models = [call for call in run["calls"] if call["kind"] != "tool" or call["cost_usd"] is not None]
         return self._page(
@@ -114,10 +127,11 @@ class Pages:
             run=run,
             now=rfc3339(time.time_ns()),
             tree=[
-                (depth, branch, _share(branch["subtree_usd"], dearest), branch["span_id"] in blamed)
+                (depth, branch, _share(branch["subtree_usd"], dearest), blamed.get(branch["span_id"] or ""))
                 for depth, branch in branches[:_LINES]
             ],
             hidden=max(0, len(branches) - _LINES),
+            echoes=echoes,
             calls=models[:_LINES],
             holes=[call for call in models if call["status"] != "priced" and call["reason"] != "failed_call"],
             route=[(leg, _share(leg["cost_usd"], dearest)) for leg in run["model_route"]],
@@ -220,6 +234,12 @@ def milliseconds(duration: float) -> str:
 def clock(instant: str) -> str:
     """`2026-11-23 14:05` of an RFC 3339 instant, UTC."""
     return instant[:16].replace("T", " ")
+
+
+def run_name(run: Row) -> object:
+    """What a person calls it: its workflow, else its first agent, else its id."""
+    agents: Any = run["agents"]
+    return run["workflow"] or next(iter(agents), None) or run["run_id"]
 
 
 def run_path(run_id: str) -> str:

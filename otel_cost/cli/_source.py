@@ -1,0 +1,117 @@
+"""Source: where a reading command gets its answers: the service that runs on the data dir, else the ledger's file."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
+
+import urllib3
+
+from otel_cost.edge.config import load_config
+from otel_cost.edge.ledger import FILE
+from otel_cost.edge.serve import discovery
+from otel_cost.edge.serve.when import instant_ns
+from otel_cost.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from otel_cost.edge.ledger.duckdb import DuckDbLedger
+
+Row = dict[str, Any]
+
+
+class Source(Protocol):
+    """What the reading commands ask; times as the user wrote them."""
+
+    def report(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]: ...
+
+    def runs(self, top: int, since: str | None) -> list[Row]: ...
+
+    def run(self, run_or_trace_id: str) -> Row | None: ...
+
+
+def open_source(config: Sequence[Path] | None, data_dir: Path | None) -> Source:
+    """The running service's API, else the file, read-only.
+
+    Raises:
+        UsageError: neither is there, or the file is in use by something that does not answer.
+    """
+    folder = data_dir.expanduser().absolute() if data_dir is not None else load_config(config or []).data_dir
+    url = discovery.find(folder)
+    if url is not None:
+        api = _Api(url)
+        if api.answers():
+            return api
+    if not (folder / FILE).exists():
+        raise UsageError(
+            f"nothing has been recorded in {folder}\n"
+            "    start `otel-cost serve`, or name its folder with --data-dir or its config with -c"
+        )
+    from otel_cost.edge.ledger.duckdb import DuckDbLedger  # not needed where the API answers
+
+    return _File(DuckDbLedger(folder / FILE, read_only=True))
+
+
+class _Api:
+    def __init__(self, url: str) -> None:
+        self._url = url
+        # No retries and a time limit: a command that hangs is worse than one that says why it cannot answer.
+        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2.0, read=30.0))
+
+    def answers(self) -> bool:
+        try:
+            return self._http.request("GET", f"{self._url}/healthz").status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def report(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]:
+        rows: list[Row] = self._get("/v1/report", {"by": ",".join(by), "since": since, "until": until})["rows"]
+        return rows
+
+    def runs(self, top: int, since: str | None) -> list[Row]:
+        runs: list[Row] = self._get("/v1/runs", {"top": str(top), "since": since})["runs"]
+        return runs
+
+    def run(self, run_or_trace_id: str) -> Row | None:
+        return self._get(f"/v1/runs/{quote(run_or_trace_id, safe='')}", {}, missing_ok=True) or None
+
+    def _get(self, path: str, fields: dict[str, str | None], *, missing_ok: bool = False) -> Row:
+        given = {key: value for key, value in fields.items() if value}
+        try:
+            answer = self._http.request("GET", f"{self._url}{path}", fields=given)
+            if answer.status == 404 and missing_ok:
+                return {}
+            body: Row = answer.json()
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise UsageError(f"the service at {self._url} does not answer: {error}") from error
+        if answer.status != 200:
+            raise UsageError(str(body.get("error", f"{self._url}{path}: HTTP {answer.status}")))
+        return body
+
+
+class _File:
+    def __init__(self, ledger: DuckDbLedger) -> None:
+        self._ledger = ledger
+
+    def report(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]:
+        return self._ledger.report(by, _ns(since), _ns(until))
+
+    def runs(self, top: int, since: str | None) -> list[Row]:
+        return self._ledger.runs(top, _ns(since))
+
+    def run(self, run_or_trace_id: str) -> Row | None:
+        return self._ledger.run(run_or_trace_id)
+
+
+def _ns(written: str | None) -> int | None:
+    return None if written is None else instant_ns(written, time.time_ns())
+
+
+def printable(text: object) -> str:
+    """Text of a sender as one line that no terminal obeys; nothing for None."""
+    if text is None:
+        return ""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))

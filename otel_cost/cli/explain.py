@@ -1,0 +1,218 @@
+"""One run's story in money."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from otel_cost.cli._source import Row, open_source, printable
+from otel_cost.edge.ledger.story import Branch, without_echoes
+from otel_cost.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+_STEPS = 60
+_CALLS = 30
+
+
+def explain(
+    run_or_trace: Annotated[str, typer.Argument(help="A run id, session id or trace id")],
+    full: Annotated[bool, typer.Option("--full", help="Every step and call, however many")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole story as one JSON object")] = False,
+    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Config of the service")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data")] = None,
+) -> None:
+    """One run's story in money: what it cost, what of it was wasted and from where on, step by step."""
+    run = open_source(config, data_dir).run(run_or_trace)
+    if run is None:
+        raise UsageError(
+            f"no run or trace `{printable(run_or_trace)}` is known\n"
+            "    `otel-cost top --since 30d` lists the dearest; a run shows about two seconds after its first call"
+        )
+    if as_json:
+        print(json.dumps(run, ensure_ascii=False))
+        return
+    from otel_cost.cli._terminal import console
+
+    _tell(console(), run, full=full)
+
+
+def _tell(out: Console, run: Row, *, full: bool) -> None:
+    from rich.markup import escape
+
+    from otel_cost.cli._tables import money
+
+    who = ", ".join(f"{name} {printable(run[name]) or 'unattributed'}" for name in ("user", "team", "workflow"))
+    out.print(f"[bold]Run {escape(printable(run['run_id']))}[/]{' [green](open)[/]' if run['open'] else ''}")
+    out.print(f"[dim]{run['start_time'][:19]}Z, {_duration(run)}; {escape(who)}[/]", soft_wrap=True)
+    out.print()
+    holes = Counter(
+        str(call["reason"] or "incomplete").replace("_", " ")
+        for call in run["calls"]
+        if (
+            call["status"] != "priced"
+            and call["kind"] in {"inference", "embedding"}
+            and call["reason"] != "failed_call"
+        )
+        or "incomplete" in call["flags"]
+    )
+    if run["complete"]:
+        out.print(f"It cost [bold]{money(run['cost_usd'])}[/]: every call has a price.")
+    else:
+        why = ", ".join(f"{count} × {reason}" for reason, count in holes.most_common())
+        known = "An unknown amount" if run["cost_usd"] is None else f"[bold]{money(run['cost_usd'])}[/] at least"
+        out.print(f"It cost {known}: [yellow]not all calls have a full price ({why})[/].", soft_wrap=True)
+    if run["wasted_usd"] is None:
+        out.print("[red]Some of it was wasted[/], on calls without a price.")
+    elif run["wasted_usd"] != "0":
+        out.print(f"[red]{money(run['wasted_usd'])} of it was wasted[/]{_percent(run)}.")
+    errors = f", {run['errors']} of them failed" if run["errors"] else ""
+    out.print(f"{run['llm_calls']} model calls, {run['tool_calls']} tool calls{errors}.")
+    if run["model_route"]:
+        legs = [
+            f"{escape(printable(leg['model']))} × {leg['calls']} {money(leg['cost_usd'])}" for leg in run["model_route"]
+        ]
+        out.print(f"Route: {' → '.join(legs)}", soft_wrap=True)
+    _tell_alerts(out, run)
+    out.print()
+    tree, echoes = without_echoes(run["tree"])
+    steps = _flat(tree)
+    out.print(_tree(run, steps if full else steps[:_STEPS]))
+    if not full and len(steps) > _STEPS:
+        out.print(f"… and {len(steps) - _STEPS} more steps: --full")
+    if echoes:
+        out.print(f"[dim]{echoes} more records tell of the same calls; each call is counted and shown once.[/]")
+    _tell_calls(out, run, full=full)
+    for one in run["corrections"]:
+        out.print(
+            f"Corrected: {escape(printable(one['why']))}: {money(one['old_usd'])} became {money(one['new_usd'])}",
+            soft_wrap=True,
+        )
+
+
+def _tell_alerts(out: Console, run: Row) -> None:
+    from rich.markup import escape
+
+    from otel_cost.cli._tables import money
+
+    steps = {branch["span_id"]: branch for _, branch in _flat(run["tree"])}
+    colours = {"critical": "red", "warning": "yellow"}
+    for alert in run["alerts"]:
+        colour = colours.get(alert["severity"], "cyan")
+        onset = steps.get(alert["onset_span_id"]) if alert["onset_span_id"] else None
+        since = f" from {onset['start_time'][11:19]} on ({escape(printable(onset['name']))})" if onset else ""
+        wasted = "" if alert["wasted_usd"] in {None, "0"} else f", wasted {money(alert['wasted_usd'])}"
+        asked = f"; asks {alert['action']}" if alert["action"] else ""
+        over = "; over" if alert["state"] == "resolved" else ""
+        out.print(
+            f"[{colour}]{alert['severity']}[/] {escape(printable(alert['rule']))}: "
+            f"[bold]{escape(printable(alert['summary']))}[/]{since}{wasted}{asked}{over}",
+            soft_wrap=True,
+        )
+
+
+def _tree(run: Row, steps: list[tuple[str, Branch]]) -> Table:
+    from rich.markup import escape
+
+    from otel_cost.cli._tables import money
+
+    table = _plain_table()
+    table.add_column("step", overflow="fold")
+    for name in ("took", "itself", "with all below"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    blamed = {span_id for alert in run["alerts"] for span_id in alert["span_ids"] if span_id}
+    whole = float(run["cost_usd"] or 0)
+    for lines, branch in steps:
+        name = f"{branch['kind']} {escape(printable(branch['name']))}"
+        if branch["span_id"] in blamed:
+            name = f"[red]{name}[/]"
+        share = float(branch["subtree_usd"] or 0) / whole if whole else 0.0
+        hole = branch["status"] in {"unpriced", "invalid"} and branch["kind"] != "tool"
+        table.add_row(
+            f"[dim]{lines}[/]{name}{' [red]failed[/]' if branch['failed'] else ''}",
+            f"[dim]{branch['duration_ms'] / 1000:,.1f} s[/]",
+            money(branch["self_usd"]) if branch["self_usd"] else "[yellow]no price[/]" if hole else "",
+            f"[bold]{money(branch['subtree_usd'])}[/]" if branch["subtree_usd"] else "",
+            "▇" * round(12 * min(share, 1.0)),
+        )
+    return table
+
+
+def _tell_calls(out: Console, run: Row, *, full: bool) -> None:
+    from rich.markup import escape
+
+    from otel_cost.cli._tables import money, number
+
+    calls = [call for call in run["calls"] if call["kind"] != "tool" or call["cost_usd"] is not None]
+    if not full:
+        calls = sorted(calls, key=lambda call: -float(call["cost_usd"] or 0))[:_CALLS]
+    if not calls:
+        return
+    table = _plain_table()
+    table.title, table.title_justify, table.title_style = (
+        "Calls, each once" if full else "Dearest calls",
+        "left",
+        "bold",
+    )
+    for name in ("start", "model"):
+        table.add_column(name, overflow="fold")
+    for name in ("input", "cached", "output", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("charged for", overflow="fold")
+    for call in calls:
+        usage = call["usage"] or {}
+        items = ", ".join(f"{number(item['quantity'])} {item['unit']} × ${item['rate']}" for item in call["items"])
+        price = money(call["cost_usd"]) if call["cost_usd"] else f"[yellow]{str(call['reason']).replace('_', ' ')}[/]"
+        table.add_row(
+            call["start_time"][11:19],
+            escape(printable(call["model"] or call["tool"] or call["operation"])),
+            number(usage.get("input")),
+            number(usage.get("cache_read")),
+            number(usage.get("output")),
+            price,
+            f"[dim]{escape(printable(items))}[/]",
+        )
+    out.print(table)
+
+
+def _flat(tree: Sequence[Branch]) -> list[tuple[str, Branch]]:
+    """Branches with the lines that lead to them, each before what is below it."""
+    found: list[tuple[str, Branch]] = []
+    waiting: list[tuple[str, str, Branch]] = [("", "", branch) for branch in reversed(tree)]
+    while waiting:
+        lines, below, branch = waiting.pop()
+        found.append((lines, branch))
+        last = len(branch["children"]) - 1
+        waiting.extend(
+            (f"{below}{'└─' if index == last else '├─'} ", f"{below}{'   ' if index == last else '│  '}", child)
+            for index, child in reversed(list(enumerate(branch["children"])))
+        )
+    return found
+
+
+def _plain_table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _duration(run: Row) -> str:
+    start, end = (datetime.fromisoformat(run[name][:26]) for name in ("start_time", "end_time"))
+    seconds = max((end - start).total_seconds(), 0)
+    return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
+
+
+def _percent(run: Row) -> str:
+    cost = float(run["cost_usd"] or 0)
+    return f" ({100 * float(run['wasted_usd']) / cost:.0f} %)" if cost else ""
