@@ -1,8 +1,9 @@
 """Scores the detectors against labelled agent runs: precision, recall, F1, delay and money saved, per group of labels.
 
-    OTEL_COST_SHARED=… python tests/bench/score_loops.py [--without-content] [--per-detector] [--show]
+    OTEL_COST_SHARED=… python tests/bench/score_loops.py [--engine] [--without-content] [--per-detector] [--show]
 
-A verdict is: any detector of category `loop` fires with severity warning or worse.
+A verdict is: any detector of category `loop` fires with severity warning or worse. By default the
+detectors are fed alone; `--engine` sends the bytes through decoding, assembly and pricing, as `otel-cost replay` does.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from otel_cost.core.decode.otlp import decode_traces
 from otel_cost.core.detect import DETECTORS, Observed
+from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Category, Kind, Severity, Source
+from otel_cost.edge.config import load_config
+from otel_cost.edge.engine import build_engine
+from otel_cost.edge.otlp_files import requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from otel_cost.core.model.finding import Finding
+    from otel_cost.core.model.finding import Alert, Finding
 
 # USD per million tokens, input and output, of the models in the data: only ratios matter here.
 PRICES = {
@@ -124,7 +131,7 @@ def _step(span: dict[str, Any], at: dict[str, Any], content: bool) -> Step:
 @dataclass
 class Verdict:
     run: Run
-    fired: list[tuple[int, Finding]]  # (step of the firing event, finding), in event order
+    fired: list[tuple[int, Finding | Alert]]  # (step of the firing event, what fired), in event order
 
 
 def judge(run: Run, names: set[str], waste: bool = False) -> Verdict:
@@ -145,6 +152,30 @@ def judge(run: Run, names: set[str], waste: bool = False) -> Verdict:
                 ]
     fired.sort(key=lambda pair: pair[0])
     return Verdict(run, fired)
+
+
+def judge_by_engine(folder: Path, names: set[str], rules: Path) -> list[Verdict]:
+    """The same verdicts by way of the whole engine; `rules` is a file to write the loop rules to."""
+    rules.write_text(
+        "version: 1\nloops:\n"
+        + "".join(f"  - {{name: {name.replace('_', '-')}, detect: {name}}}\n" for name in sorted(names))
+    )
+    runs = {bytes.fromhex(run.label["trace_id"]): run for run in read_runs(folder)}
+    steps = {step.span_id: at for run in runs.values() for at, step, _ in run.calls}
+    fired: dict[bytes, list[tuple[int, Finding | Alert]]] = defaultdict(list)
+    for path in sorted(folder.glob("*.otlp.jsonl.gz")):
+        engine = build_engine(load_config(environ={}), rules=[str(rules)])
+        now_ns = 0
+        for position, request in enumerate(requests(path)):
+            spans = decode_traces(request.payload, "default", 0).events
+            now_ns = max([now_ns, *(span.end_ns for span in spans)])
+            engine.feed(Signal.TRACES, spans, position, now_ns)
+        engine.close(now_ns)
+        for alert in engine.take().alerts:
+            loud = alert.severity is not Severity.NOTICE and alert.category is Category.LOOP
+            if alert.state == "firing" and loud:
+                fired[alert.trace_id].append((steps[alert.at_span_id], alert))
+    return [Verdict(run, sorted(fired[trace_id], key=lambda pair: pair[0])) for trace_id, run in runs.items()]
 
 
 GROUPS = {
@@ -222,6 +253,7 @@ def score(verdicts: list[Verdict], fold: int | None = None) -> dict[str, Score]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--engine", action="store_true")
     parser.add_argument("--without-content", action="store_true")
     parser.add_argument("--per-detector", action="store_true")
     parser.add_argument("--folds", action="store_true")
@@ -229,10 +261,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=sorted(DETECTORS))
     options = parser.parse_args()
     shared = os.environ.get("OTEL_COST_SHARED") or str(Path(__file__).parents[3] / "shared")
-    runs = list(read_runs(Path(shared) / "trajectories", content=not options.without_content))
+    folder = Path(shared) / "trajectories"
+    runs = list(read_runs(folder, content=not options.without_content))
     selections = [{name} for name in options.only] if options.per_detector else []
     for names in [*selections, set(options.only)]:
-        verdicts = [judge(run, names) for run in runs]
+        with TemporaryDirectory() as scratch:
+            verdicts = (
+                judge_by_engine(folder, names, Path(scratch) / "rules.yaml")
+                if options.engine
+                else [judge(run, names) for run in runs]
+            )
         print(f"== {', '.join(sorted(names)) if len(names) == 1 else 'all'}")
         for fold in (None, 0, 1) if options.folds else (None,):
             for group, result in score(verdicts, fold).items():
@@ -241,7 +279,7 @@ def main() -> None:
             for v in verdicts:
                 label = v.run.label
                 if bool(v.fired) != label["loop"] and not label["ambiguous"]:
-                    what = [(at, f.detector, f.summary) for at, f in v.fired]
+                    what = [(at, f.summary) for at, f in v.fired]
                     print("FALSE" if v.fired else "MISSED", label["id"], label["steps"], label["episodes"], what)
 
 

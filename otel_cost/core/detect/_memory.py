@@ -1,8 +1,8 @@
 """Memory: the last tool calls of an agent, and which of them a new one repeats.
 
-Where a client tells neither arguments nor results, the tokens around a call
-stand for them: what the model wrote to ask for it, and by how much the next
-prompt grew. Such a call is known one model call later.
+Where a client does not tell results, by how much the next prompt grew stands
+for them, and what the model wrote for the arguments. Such a call is known one
+model call later.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Share of words that two calls of one group have in common; tuned on labelled runs.
 NEAR: Final = 0.6
+_ROUGH: Final = 8  # tokens
 
 
 class Past(NamedTuple):
@@ -59,6 +60,7 @@ class Memory:
     outcomes: deque[bytes | None] = field(default_factory=lambda: deque(maxlen=WINDOW - 1))  # of `past`
     calls: int = 0
     epoch: int = 0
+    tells: bool = False  # the sender tells results: one that is missing is empty
     unknown: list[tuple[Observed, int | None]] = field(default_factory=list)
     tokens: tuple[int, int] | None = None  # input and output of the last model call
 
@@ -70,13 +72,16 @@ class Memory:
             traits = traits_of(seen)
             if traits.instruction is None and delegates(step.tool or ""):
                 return  # "transferred to B" is no result
-            if traits.call is None and traits.outcome is None and traits.size is None:
-                if len(self.unknown) < WINDOW:
-                    self.unknown.append((seen, cost))
-                return
             outcome = traits.outcome
             if outcome is None and traits.size is not None:
                 outcome = keyed(f"{step.tool}\0{traits.size}")
+            if outcome is None and self.tells and traits.call is not None:
+                outcome = b"empty"
+            if outcome is None:
+                if len(self.unknown) < WINDOW:
+                    self.unknown.append((seen, cost))
+                return
+            self.tells = True
             yield self._repeats(seen, traits, traits.call, outcome, cost, step.span_id)
         elif step.usage is not None:
             if self.unknown:
@@ -88,10 +93,13 @@ class Memory:
         if self.tokens is None:
             return
         before, said = self.tokens
+        grown = tokens_now - before - said
         for seen, cost in unknown:
             traits = traits_of(seen)
-            around = b"%d %d %d %d" % (len(unknown), said, tokens_now - before - said, traits.failed)
-            yield self._repeats(seen, traits, around, around, cost, known_by)
+            around = b"%d %d %d %d" % (len(unknown), said, grown, traits.failed)
+            # Where the arguments are told, what came back may be known less well: counts are off by a token or two.
+            outcome = around if traits.call is None else b"%d %d" % (len(unknown), grown // _ROUGH)
+            yield self._repeats(seen, traits, traits.call or around, outcome, cost, known_by)
 
     def _repeats(
         self,

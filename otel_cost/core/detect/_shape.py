@@ -92,6 +92,19 @@ def _fold(found: re.Match[str]) -> str:
     return _FOLDED[found.lastgroup or "number"]
 
 
+# Words that a message made of nothing else does not say anything with.
+_GENERIC: Final = re.compile(
+    r"(?:\W|\d|\b(?:a|an|the|and|with|of|is|was|has|in|shell|bash|command|tool|call|function|execution|process|request"
+    r"|step|operation|failed|failure|errors?|exception|exit|exited|code|status|non|zero|returned|occurred|unknown)\b)+",
+    re.IGNORECASE,
+)
+
+
+def is_generic(message: str) -> bool:
+    """Does a message say only that something failed ("Shell command failed", "exit code 1"), and not what?"""
+    return len(message) < 80 and _GENERIC.fullmatch(message) is not None
+
+
 def failures(text: str) -> int | None:
     """How many tests a report says have failed; None where it does not say."""
     counts = [int(a or b) for a, b in _FAILURES.findall(_ends(text, _ERROR_CHARS))]

@@ -12,6 +12,7 @@ from otel_cost.core.detect._shape import (
     canonical,
     error_shape,
     failures,
+    is_generic,
     is_infrastructure,
     is_overload,
     keyed,
@@ -95,7 +96,9 @@ class Traits:
         elif step.result_size is not None:
             self.size = step.result_size
         if self.failed:
-            self._read_error(step, step.error_message or result)
+            said = step.error_message
+            told_more = result and (said is None or said == step.error_type or is_generic(said))
+            self._read_error(step, result if told_more else said)
             if self.error is not None:
                 self.outcome = self.error
         told = result or step.error_message
@@ -107,7 +110,9 @@ class Traits:
             self.outcome = keyed(f"{tool}\0{result_shape(result)}")
 
     def _read_error(self, step: Step, message: str | None) -> None:
-        told = message or step.error_type
+        if message and (message == step.error_type or is_generic(message)):
+            message = None
+        told = message or step.error_message or step.error_type
         on_the_way = is_overload if step.kind is Kind.TOOL else is_infrastructure
         self.infrastructure = (
             step.status_code in _INFRASTRUCTURE_STATUS
