@@ -66,6 +66,7 @@ class Run:
     _records: set[bytes] = field(default_factory=set)
     _names: dict[Step, str] = field(default_factory=dict)  # the record that gave a call its id
     _rollups: list[Step] = field(default_factory=list)
+    _by_tool: bool = False  # a hook told of a tool call without naming it
     _closing: bool = False
 
     @property
@@ -118,6 +119,8 @@ class Run:
             if record in self._records:
                 return
             self._records.add(record)
+        if step.kind is Kind.TOOL:
+            self._hint_by_tool(step)
         self.steps.append(step)
         if step.parent_id:
             self._place[step] = self.trace(step.trace_id).walk(step)
@@ -203,6 +206,22 @@ class Run:
         if over is not None and over in self._component:
             found.append(over)
         return found
+
+    def _hint_by_tool(self, step: Step) -> None:
+        """Where a hook names its tool calls by their tool only, that is what pairs them with spans and records."""
+        hint = f"tool:{step.tool}"
+        if not self._by_tool and step.source is Source.HOOK and hint in step.hints:
+            self._by_tool = True
+            for known in self.steps:
+                if known.kind is Kind.TOOL and known in self._component:
+                    self._add_hint(known, f"tool:{known.tool}")
+        elif self._by_tool and hint not in step.hints:
+            step.hints += (hint,)
+
+    def _add_hint(self, step: Step, hint: str) -> None:
+        if hint not in step.hints:
+            step.hints += (hint,)
+            self._hints.setdefault(hint, []).append(step)
 
     def _unite(self, a: Component, b: Component) -> Component:
         if a is b:
@@ -371,6 +390,8 @@ class Run:
         moved = [step for step in other.steps if step.span_id or _record(step) not in self._records]
         self._records |= other._records
         for step in moved:
+            if step.kind is Kind.TOOL:
+                self._hint_by_tool(step)
             self.steps.append(step)
             if step in other._place:
                 self._place[step] = other._place[step]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from otel_cost.core.model.attributes import Attributes, Value
+    from otel_cost.core.model.usage import Usage
 
 DEFAULT_TENANT: Final = "default"
 
@@ -88,15 +89,47 @@ class LogEvent:
 
 @dataclass(slots=True, eq=False)
 class HookEvent:
-    """A harness asks before or tells after one of its steps (design section 2.6)."""
+    """A harness asks before or tells after one of its steps (design section 2.6).
+
+    `event` is what happens, in words common to all harnesses: session_start,
+    prompt, before_model, after_model, before_tool, permission, after_tool,
+    after_batch, agent_start, agent_stop, stop, session_end, or `other`; `name` is
+    what the harness itself calls it. Text of arguments, results and errors is content.
+    """
 
     tenant: str
     received_ns: int
     harness: str
-    event: str  # before_model, after_model, before_tool, after_tool, …
-    session: str
+    event: str
+    session: str  # as the harness's telemetry names the run; "" where it does not say
     trace_id: bytes
     attributes: Attributes
+    name: str = ""
+    parent_span_id: bytes = b""  # of `traceparent`
+    parent_session: str | None = None  # the session that this one was started by
+    agent: str | None = None  # kind of sub-agent; None: the main thread
+    agent_id: str | None = None
+    prompt_id: str | None = None
+
+    tool: str | None = None
+    tool_call_id: str | None = None
+    arguments: str | None = None  # content, as text; JSON where the harness gave a structure
+    arguments_hash: str | None = None  # keyed; the same for calls that differ in a comment or a description only
+    result: str | None = None  # content
+    failed: bool = False
+    error: str | None = None  # content
+    duration_ns: int = 0
+
+    provider: str | None = None
+    model: str | None = None
+    call_id: str | None = None  # an id of the model call that no other one bears
+    usage: Usage | None = None  # where the harness tells it with the event
+    usage_told: tuple[int, int] | None = None  # input and output as written, which telemetry repeats
+    usage_is_partial: bool = False  # the harness leaves parts out (cached tokens)
+
+    carries: frozenset[str] = frozenset()  # verbs that the harness obeys at this very event
+    ever: frozenset[str] = frozenset()  # verbs that it obeys at some event
+    gates: frozenset[str] = frozenset()  # events at which it can be refused something
 
 
 Event = SpanEvent | LogEvent | HookEvent

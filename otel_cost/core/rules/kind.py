@@ -100,6 +100,7 @@ class Downgrade(Strict):
     """Let it pass with a cheaper model."""
 
     to: Text
+    otherwise: Literal["warn", "deny"] = Field("warn", alias="else")  # where a harness cannot change the model
 
 
 class Ask(Strict):

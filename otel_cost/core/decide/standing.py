@@ -1,0 +1,406 @@
+"""Standing: what rules have decided about runs that go on, and the answer to each hook call from it.
+
+A look-up in memory, no engine needed. Alerts that fire put an entry for each
+decision their rule asks for; alerts that resolve take it away. Time is passed in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+
+from otel_cost.core.decide import ALLOWED, Decision, Verb, carried, strictest
+from otel_cost.core.decide.shape import error_hash, shape_of_event, shape_of_step
+from otel_cost.core.decide.texts import closed_text, text_of
+from otel_cost.core.model.vocabulary import Kind, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from otel_cost.core.decide.shape import CallShape
+    from otel_cost.core.model.call import Call
+    from otel_cost.core.model.event import HookEvent
+    from otel_cost.core.model.finding import Alert
+    from otel_cost.core.rules.kind import Actions
+
+V = TypeVar("V")
+
+KEEP_NS: Final = 24 * 3600 * 10**9
+_MOST_KEYS: Final = 20_000
+_MOST_PER_KEY: Final = 64
+_MOST_SHAPES: Final = 32
+_MOST_FAILURES: Final = 16
+_MOST_GENERATIONS: Final = 8
+_NS_PER_MS: Final = 1_000_000
+
+_CALLS: Final = frozenset({"before_tool", "permission"})
+_MODELS: Final = frozenset({"before_model", "prompt"})
+
+
+class Failure(NamedTuple):
+    """A failed tool call as it is remembered."""
+
+    error: bytes
+    shape: CallShape
+    tool_call_id: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One decision that stands until its alert resolves."""
+
+    alert: tuple[str, str]  # tenant, fingerprint
+    decision: Decision
+    scope: str  # of a deny: same_call, tool, model, all; of others ""
+    begun_ns: int
+    until_ns: int
+    shadow: bool
+    closed: bool  # its rule fails closed
+    agents: frozenset[str | None] | None = None  # only these; None: the whole run
+    tool: str | None = None
+    error: bytes | None = None
+    varied: bool = False
+    shapes: list[CallShape] = field(default_factory=list)
+    said: bool = False
+    asked: set[str] = field(default_factory=set)
+    granted: bool = False
+    let_by: set[str] = field(default_factory=set)  # calls left to the harness's own question
+    leaky: bool = False  # one of them ran all the same
+
+
+class _Recent(Generic[V]):
+    """A mapping that forgets what was used longest ago."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._items: OrderedDict[tuple[str, ...], V] = OrderedDict()
+
+    def get(self, key: tuple[str, ...]) -> V | None:
+        found = self._items.get(key)
+        if found is not None:
+            self._items.move_to_end(key)
+        return found
+
+    def put(self, key: tuple[str, ...], value: V) -> None:
+        self._items[key] = value
+        self._items.move_to_end(key)
+        while len(self._items) > self._most:
+            self._items.popitem(last=False)
+
+    def drop(self, key: tuple[str, ...]) -> V | None:
+        return self._items.pop(key, None)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class Standing:
+    """What stands, by session, trace, user, team, workflow; bounded, oldest first to go.
+
+    Args:
+        fails_closed: the rule that a run must not go on without while nobody
+            answers, for what is known of it at this event; None: there is none.
+    """
+
+    def __init__(self, fails_closed: Callable[[HookEvent], str | None] = lambda _event: None) -> None:
+        self._fails_closed = fails_closed
+        self._entries: _Recent[list[Entry]] = _Recent(_MOST_KEYS)
+        self._alerts: _Recent[tuple[str, ...]] = _Recent(_MOST_KEYS)  # alert → keys of its entries
+        self._parents: _Recent[str] = _Recent(_MOST_KEYS)
+        self._failures: _Recent[deque[Failure]] = _Recent(_MOST_KEYS)
+        self._asks: _Recent[set[str]] = _Recent(_MOST_KEYS)  # tools for which the harness was seen to ask leave
+
+    # ---- what happens --------------------------------------------------------
+
+    def observe(self, event: HookEvent) -> None:
+        """Take a hook call in, before its step goes through the detectors."""
+        tenant, session = event.tenant, event.session
+        agent = (tenant, event.agent_id or session)
+        if event.parent_session and event.parent_session != session:
+            self._parents.put((tenant, session), event.parent_session)
+        if event.event == "permission" and event.tool is not None:
+            asks = self._asks.get(agent) or set()
+            if len(asks) < _MOST_PER_KEY:
+                asks.add(event.tool)
+            self._asks.put(agent, asks)
+        if event.event != "after_tool":
+            return
+        shape = shape_of_event(event)
+        if shape is None:
+            return
+        entries = [entry for entry in self._matching(event) if _concerns(entry, event)]
+        for entry in entries:
+            entry.leaky |= shape.exact in entry.let_by
+            entry.granted |= shape.exact in entry.asked
+        if event.failed and event.error:
+            failure = Failure(error_hash(event.tool, event.error), shape, event.tool_call_id)
+            for entry in entries:
+                # The same failure by other arguments: these are not to be tried again either.
+                if entry.error == failure.error and entry.tool == event.tool:
+                    _remember(entry.shapes, shape)
+            key = _agent_key(tenant, session, event.agent_id)
+            failures = self._failures.get(key) or deque(maxlen=_MOST_FAILURES)
+            failures.append(failure)
+            self._failures.put(key, failures)
+
+    def note(
+        self,
+        alert: Alert,
+        actions: Actions,
+        *,
+        now_ns: int,
+        call: Call | None = None,
+        sessions: Iterable[str] = (),
+        keys: Iterable[str] = (),
+        shadow: bool = False,
+        closed: bool = False,
+        until_ns: int | None = None,
+    ) -> None:
+        """Take what a rule's alert decides; a firing alert adds, a resolved one takes away.
+
+        Args:
+            alert: as told. Its run and trace are among the keys.
+            actions: the rule's `do:`.
+            now_ns: the time.
+            call: the call that made it fire, its content still there. The decision
+                then concerns its agent only (a stop: the whole run).
+            sessions: all sessions of the run.
+            keys: whom it concerns besides: `user:…`, `team:…`, `workflow:…`, or `*`.
+                With keys the run itself is named by `sessions` only.
+            shadow: the rule only tells what it would do.
+            closed: the rule fails closed.
+            until_ns: the end of a budget's window, where that comes before the alert resolves.
+        """
+        identity = (alert.tenant, alert.fingerprint)
+        self._drop(identity)
+        if alert.state != "firing":
+            return
+        whom = {f"session:{session}" for session in sessions}
+        others = set(keys)
+        if not others:
+            whom |= {f"session:{alert.run_id}", *({f"trace:{alert.trace_id.hex()}"} if alert.trace_id else ())}
+        whom |= others
+        made = [
+            Entry(
+                alert=identity,
+                decision=decision,
+                scope=scope,
+                begun_ns=now_ns,
+                until_ns=now_ns + KEEP_NS if until_ns is None else until_ns,
+                shadow=shadow,
+                closed=closed,
+            )
+            for decision, scope in _decisions(alert, actions)
+        ]
+        for entry in made:
+            if call is not None:
+                self._narrow(entry, alert, call, sessions)
+        for key in sorted(whom):
+            entries = self._entries.get((alert.tenant, key)) or []
+            entries.extend(made)
+            del entries[:-_MOST_PER_KEY]
+            self._entries.put((alert.tenant, key), entries)
+        if made:
+            self._alerts.put(identity, tuple(sorted(whom)))
+
+    # ---- the answer ----------------------------------------------------------
+
+    def decide(self, event: HookEvent) -> Decision:
+        """What stands for this event, as far as its harness obeys it there. Changes only what was said once."""
+        spoken: list[Decision] = []
+        shadow: list[Decision] = []
+        stop: Decision | None = None
+        closed = self._fails_closed(event)
+        for entry in self._matching(event):
+            if entry.decision.verb is Verb.STOP and not entry.shadow:
+                stop = stop or entry.decision
+            if entry.closed and not entry.shadow:
+                closed = closed or entry.decision.rule
+            if not _concerns(entry, event):
+                continue
+            decision = self._word(entry, event)
+            if decision.verb is Verb.ALLOW:
+                continue
+            if entry.shadow:
+                shadow.append(decision)
+                continue
+            if decision.verb is Verb.WARN:
+                entry.said = True
+            spoken.append(decision)
+        decision = strictest(spoken) if spoken else ALLOWED
+        outage = stop or (_closed(closed) if closed is not None else None)
+        if not shadow and outage is None:
+            return decision
+        return replace(decision, shadow=(*decision.shadow, *shadow), outage=outage)
+
+    def root(self, tenant: str, session: str) -> str:
+        """The session at the top of those that started this one."""
+        return [session, *self._ancestors(tenant, session)][-1]
+
+    # ---- inside --------------------------------------------------------------
+
+    def _word(self, entry: Entry, event: HookEvent) -> Decision:
+        """One entry's word at this event, `ALLOWED` where it has none."""
+        decision = carried(entry.decision, event)
+        asked = entry.decision.verb
+        match decision.verb:
+            case Verb.WARN if entry.said:
+                return ALLOWED
+            case Verb.DELAY if event.event not in _CALLS | _MODELS:
+                return ALLOWED
+            case Verb.ASK if entry.granted:
+                return ALLOWED
+            case Verb.ASK if not event.event.startswith("before"):
+                return ALLOWED
+            case Verb.ASK:
+                if (shape := shape_of_event(event)) is not None and len(entry.asked) < _MOST_SHAPES:
+                    entry.asked.add(shape.exact)
+            case Verb.DENY if asked is Verb.ASK and event.event not in _CALLS:
+                return ALLOWED
+            case Verb.DENY if asked is not Verb.ASK and not _denies(entry, event):
+                return ALLOWED
+            case Verb.STOP if self._will_be_asked(entry, event):
+                return replace(decision, defer=True)
+        return decision
+
+    def _will_be_asked(self, entry: Entry, event: HookEvent) -> bool:
+        """The harness asks leave for this call next, and ends the run there; a refusal now would keep it from that."""
+        if event.event != "before_tool" or entry.leaky or "permission" not in event.gates:
+            return False
+        asks = self._asks.get((event.tenant, event.agent_id or event.session))
+        if asks is None or event.tool not in asks:
+            return False
+        shape = shape_of_event(event)
+        if shape is not None and len(entry.let_by) < _MOST_SHAPES:
+            entry.let_by.add(shape.exact)
+        return True
+
+    def _matching(self, event: HookEvent) -> Iterator[Entry]:
+        """Entries of the event's run, its ancestors and its people; each once."""
+        if not len(self._entries):
+            return
+        keys = [f"session:{one}" for one in (event.session, *self._ancestors(event.tenant, event.session)) if one]
+        if event.agent_id:
+            keys.append(f"session:{event.agent_id}")
+        if event.trace_id:
+            keys.append(f"trace:{event.trace_id.hex()}")
+        for dimension, name in _PEOPLE.items():
+            told = event.attributes.get(name)
+            if isinstance(told, str) and told:
+                keys.append(f"{dimension}:{told}")
+        keys.append("*")
+        seen: set[int] = set()
+        for key in keys:
+            for entry in self._entries.get((event.tenant, key)) or ():
+                if id(entry) not in seen and entry.until_ns > event.received_ns:
+                    seen.add(id(entry))
+                    yield entry
+
+    def _ancestors(self, tenant: str, session: str) -> Iterator[str]:
+        seen = {session}
+        for _ in range(_MOST_GENERATIONS):
+            parent = self._parents.get((tenant, session))
+            if parent is None or parent in seen:
+                return
+            seen.add(parent)
+            yield parent
+            session = parent
+
+    def _narrow(self, entry: Entry, alert: Alert, call: Call, sessions: Iterable[str]) -> None:
+        """To the agent that loops and, for a deny, to the shapes of its calls."""
+        told = [step for step in call.steps if step.source is Source.HOOK]
+        if told and entry.decision.verb is not Verb.STOP:
+            entry.agents = frozenset(step.agent_id for step in told)
+        step = told[-1] if told else call.step
+        if step.kind is not Kind.TOOL or entry.scope not in {"same_call", "tool"}:
+            return
+        entry.tool = step.tool
+        entry.varied = alert.evidence.get("arguments") == "varied"
+        if (shape := shape_of_step(step)) is not None:
+            entry.shapes.append(shape)
+        message = step.error_message or (step.result if call.failed else None)
+        if message:
+            entry.error = error_hash(step.tool, message)
+        homes = {*sessions, alert.run_id, *((step.session,) if step.session else ())}
+        for home in sorted(homes):
+            for agent_id in entry.agents or (None,):
+                for failure in self._failures.get(_agent_key(alert.tenant, home, agent_id)) or ():
+                    same_call = failure.tool_call_id is not None and failure.tool_call_id == call.step.tool_call_id
+                    if same_call:
+                        entry.tool, entry.error = failure.shape.tool, failure.error
+                    if same_call or failure.error == entry.error:
+                        _remember(entry.shapes, failure.shape)
+
+    def _drop(self, identity: tuple[str, str]) -> None:
+        for key in self._alerts.drop(identity) or ():
+            entries = self._entries.get((identity[0], key)) or []
+            kept = [entry for entry in entries if entry.alert != identity]
+            if kept:
+                self._entries.put((identity[0], key), kept)
+            else:
+                self._entries.drop((identity[0], key))
+
+
+_PEOPLE: Final = {"user": "user.id", "team": "team.id", "workflow": "otel_cost.workflow"}
+
+
+def _decisions(alert: Alert, actions: Actions) -> Iterator[tuple[Decision, str]]:
+    for action in actions:
+        try:
+            verb = Verb.of(action.verb)
+        except KeyError:
+            continue  # `alert` and `issue` tell people and decide nothing
+        if verb is Verb.ALLOW:
+            continue
+        arguments: Any = action.arguments
+        scope: str = arguments.scope if verb is Verb.DENY else ""
+        model: str | None = arguments.to if verb is Verb.DOWNGRADE else None
+        text = getattr(arguments, "text", None)
+        yield (
+            Decision(
+                verb=verb,
+                reason=alert.summary,
+                rule=alert.rule,
+                text=text or text_of(verb, alert.summary, same_call=scope == "same_call", model=model),
+                model=model,
+                otherwise=Verb.of(getattr(arguments, "otherwise", "warn")),
+                delay_ms=arguments.for_ // _NS_PER_MS if verb is Verb.DELAY else None,
+                evidence={**_plain(alert.evidence), "alert": alert.id, "kind": alert.kind, "run_id": alert.run_id},
+            ),
+            scope,
+        )
+
+
+def _plain(evidence: dict[str, object]) -> dict[str, Any]:
+    return {key: value for key, value in evidence.items() if value is not None}
+
+
+def _concerns(entry: Entry, event: HookEvent) -> bool:
+    return entry.agents is None or event.agent_id in entry.agents
+
+
+def _denies(entry: Entry, event: HookEvent) -> bool:
+    """Is this event what a deny refuses? A refused model call, where a harness does not ask, is every tool call."""
+    match entry.scope:
+        case "same_call":
+            shape = shape_of_event(event) if event.event in _CALLS else None
+            return shape is not None and any(one.is_same(shape, varied=entry.varied) for one in entry.shapes)
+        case "tool":
+            return event.event in _CALLS and event.tool == entry.tool
+        case "all":
+            return event.event in _CALLS | _MODELS
+    return event.event in _MODELS or (event.event in _CALLS and "before_model" not in event.gates)
+
+
+def _remember(shapes: list[CallShape], shape: CallShape) -> None:
+    if len(shapes) < _MOST_SHAPES and all(one.exact != shape.exact for one in shapes):
+        shapes.append(shape)
+
+
+def _agent_key(tenant: str, session: str, agent_id: str | None) -> tuple[str, ...]:
+    return tenant, session, agent_id or ""
+
+
+def _closed(rule: str) -> Decision:
+    return Decision(verb=Verb.DENY, rule=rule, reason="cost control does not answer", text=closed_text(rule))
