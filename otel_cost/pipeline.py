@@ -92,25 +92,31 @@ class Engine:
         self._watch = Watch(rules.loops)
         self._effects = Effects()
         self._held: deque[Held] = deque()
-        self._rows: deque[tuple[int, Run, str, int]] = deque()  # (due, run, call id, position): not yet written
+        self._rows: deque[tuple[int, Run, str]] = deque()  # (due, run, call id): not yet written
         self._unwritten: set[tuple[Run, str]] = set()
-        self._went: dict[Run, Run] = {}
+        self._position = 0  # of the request that is being fed, or was last
 
     # ---- input -------------------------------------------------------------
 
     def feed(self, signal: Signal, events: Sequence[SpanEvent | LogEvent], position: int, now_ns: int) -> None:
-        """Take one request's events, one by one by end time; what goes on at once keeps the sender's order."""
-        out: list[Outgoing | None] = [None] * len(events)
+        """Take one request's events, one by one by end time.
+
+        What goes on does so in the sender's order, and says what the whole request has told.
+        """
+        self._position = position
         if signal is Signal.TRACES:
             spans: list[SpanEvent] = events  # type: ignore[assignment]  # one request holds one signal
+            taken: list[tuple[Run, Step | None] | None] = [None] * len(spans)
             ended = [(span.end_ns, span.start_ns, span.span_id, index) for index, span in enumerate(spans)]
             for *_, index in sorted(ended):
-                out[index] = self._span(spans[index], position, now_ns)
+                taken[index] = self._span(spans[index], now_ns)
+            for span, told in zip(spans, taken, strict=True):
+                if told is not None:
+                    self._pass_on(span, *told, now_ns)
         else:
             logs: list[LogEvent] = events  # type: ignore[assignment]
             for *_, index in sorted((log.time_ns, log.span_id, index) for index, log in enumerate(logs)):
-                out[index] = self._log(logs[index], position, now_ns)
-        self._effects.outgoing.extend(record for record in out if record is not None)
+                self._effects.outgoing.append(self._log(logs[index], now_ns))
 
     def forward(self, payload: bytes, position: int) -> None:
         """Metrics go on as they came."""
@@ -121,8 +127,9 @@ class Engine:
         while self._held and self._held[0].due_ns <= now_ns:
             self._effects.outgoing.append(self._released(self._held.popleft(), now_ns))
         while self._rows and self._rows[0][0] <= now_ns:
-            _, run, call_id, position = self._rows.popleft()
-            self._write(self._now(run), call_id, position, now_ns)
+            _, run, call_id = self._rows.popleft()
+            self._unwritten.discard((run, call_id))
+            self._write(run.current, call_id, now_ns)
         for run in self.runs.idle(now_ns):
             self._close(run, now_ns)
 
@@ -171,39 +178,49 @@ class Engine:
 
     # ---- stages --------------------------------------------------------------
 
-    def _span(self, event: SpanEvent, position: int, now_ns: int) -> Outgoing | None:
+    def _span(self, event: SpanEvent, now_ns: int) -> tuple[Run, Step | None] | None:
+        """Take a span; its run and its step, or None for a resend."""
         step = normalise_span(event)
         if step is None and not event.parent_id:
             step = _bare_root(event)
         self._identify(step, event)
-        run = self.runs.take(event.tenant, event.trace_id, step, position, now_ns)
+        run = self.runs.take(event.tenant, event.trace_id, step, self._position, now_ns)
         steps = len(run.steps)
         fresh = run.add_span(event.trace_id, event.span_id, event.parent_id, step)
         self.runs.spans += fresh
         self.runs.steps += len(run.steps) - steps
         if fresh and step is not None and step.kind in MODEL_KINDS:
             run = self.runs.twin(run, step)
-        self._follow(run, position, now_ns)
+        self._follow(run, now_ns)
         if not fresh:
             self._effects.duplicates += 1
             return None
-        if not event.parent_id or (step is not None and (step.rollup or step.kind is Kind.AGENT)):
-            self._held.append(Held(now_ns + self.settings.settle_ns, event, step, run, position))
-            return None
-        extra = b"" if step is None else self._extra(run, event.span_id, step)
-        call = None if step is None else _carried(run, step)
-        return Outgoing(Signal.TRACES, position, event.raw, extra, event.resource, event.scope, call)
+        return run, step
 
-    def _log(self, event: LogEvent, position: int, now_ns: int) -> Outgoing:
+    def _pass_on(self, event: SpanEvent, run: Run, step: Step | None, now_ns: int) -> None:
+        """A span goes on at once; roots and roll-ups, which say what is below them, wait."""
+        if not event.parent_id or (step is not None and (step.rollup or step.kind is Kind.AGENT)):
+            self._held.append(Held(now_ns + self.settings.settle_ns, event, step, run, self._position))
+            return
+        extra, call = b"", None
+        if step is not None:
+            run = run.current
+            extra = self._extra(run, event.span_id, step)
+            call = _carried(run, step)
+        self._effects.outgoing.append(
+            Outgoing(Signal.TRACES, self._position, event.raw, extra, event.resource, event.scope, call)
+        )
+
+    def _log(self, event: LogEvent, now_ns: int) -> Outgoing:
         step = normalise_log(event)
         self._identify(step, event)
         extra, call = b"", None
         if step is not None:
-            run = self.runs.take(event.tenant, event.trace_id, step, position, now_ns)
+            run = self.runs.take(event.tenant, event.trace_id, step, self._position, now_ns)
             steps = len(run.steps)
             run.add_step(step)
             self.runs.steps += len(run.steps) - steps
-            self._follow(run, position, now_ns)
+            self._follow(run, now_ns)
             call = _call_of(run, step)
             if call is not None and all(told.source is Source.LOG for told in call.steps):
                 # Nothing but logs tells of it: the cost goes on with the record.
@@ -211,7 +228,7 @@ class Engine:
                 run.told.setdefault(call.id, call.nano)
             else:
                 call = None
-        return Outgoing(Signal.LOGS, position, event.raw, extra, event.resource, event.scope, call)
+        return Outgoing(Signal.LOGS, self._position, event.raw, extra, event.resource, event.scope, call)
 
     def _identify(self, step: Step | None, event: SpanEvent | LogEvent) -> None:
         """Where the rules say who spends, they have the last word."""
@@ -222,23 +239,26 @@ class Engine:
         step.agent = said.pop("agent", step.agent)
         step.who = step.who | said
 
-    def _follow(self, run: Run, position: int, now_ns: int) -> None:
+    def _follow(self, run: Run, now_ns: int) -> None:
         """What an event changed: runs that became one, calls that appeared or changed, agents that are one."""
         for stays, went in self.runs.united():
-            self._went[went] = stays
             self._watch.unite(stays, went)
             for call_id in stays.calls:
-                self._schedule(stays, call_id, position, now_ns)
+                self._schedule(stays, call_id, now_ns)
+        if run.relabelled:
+            run.relabelled = False
+            for call_id in run.told:
+                self._schedule(run, call_id, now_ns)
         if not run.changes and not run.moves:
             return
         changes, run.changes = run.changes, []
         moves, run.moves = run.moves, []
         for was, now in moves:
-            self._alerts(self._watch.move(run, was, now, now_ns), position)
+            self._alerts(self._watch.move(run, was, now, now_ns))
         for change in changes:
-            self._changed(run, change, position, now_ns)
+            self._changed(run, change, now_ns)
 
-    def _changed(self, run: Run, change: Change, position: int, now_ns: int) -> None:
+    def _changed(self, run: Run, change: Change, now_ns: int) -> None:
         call = change.new
         if call is None:
             gone = change.old
@@ -249,23 +269,23 @@ class Engine:
         if call.id in run.told and run.told[call.id] != call.nano:
             self._correct(run, call, run.told[call.id], call.nano, "a later record tells more", now_ns)
             run.told[call.id] = call.nano
-        self._schedule(run, call.id, position, now_ns)
+        self._schedule(run, call.id, now_ns)
         if call.charge.reason is not Reason.MISSING_MODEL:  # else its parents, still to come, may name the model
-            self._alerts(self._watch.feed(run, call, now_ns), position)
+            self._alerts(self._watch.feed(run, call, now_ns))
 
-    def _schedule(self, run: Run, call_id: str, position: int, now_ns: int) -> None:
+    def _schedule(self, run: Run, call_id: str, now_ns: int) -> None:
         if (run, call_id) not in self._unwritten:
             self._unwritten.add((run, call_id))
-            self._rows.append((now_ns + self.settings.settle_ns, run, call_id, position))
+            self._rows.append((now_ns + self.settings.settle_ns, run, call_id))
 
-    def _write(self, run: Run, call_id: str, position: int, now_ns: int) -> None:
-        self._unwritten.discard((run, call_id))
+    def _write(self, run: Run, call_id: str, now_ns: int) -> None:
         call = run.calls.get(call_id)
         if call is not None:
+            call.who = run.who | call.step.who
             self._effects.calls.append((run.tenant, run.id, call))
             run.told.setdefault(call.id, call.nano)
             if call.charge.reason is Reason.MISSING_MODEL:
-                self._alerts(self._watch.feed(run, call, now_ns), position)
+                self._alerts(self._watch.feed(run, call, now_ns))
             # The detectors have seen it, and another record of the same call would have come by now.
             call.step.forget_content()
             for step in call.steps:
@@ -278,14 +298,14 @@ class Engine:
         said = Correction(run.tenant, run.id, call.id, step.trace_id, step.span_id, now_ns, old_nano, new_nano, why)
         self._effects.corrections.append(said)
         self._effects.outgoing.append(
-            Outgoing(Signal.LOGS, run.position, correction_record(said), b"", OWN_RESOURCE, OWN_SCOPE)
+            Outgoing(Signal.LOGS, self._position, correction_record(said), b"", OWN_RESOURCE, OWN_SCOPE)
         )
 
-    def _alerts(self, alerts: Iterable[Alert], position: int) -> None:
+    def _alerts(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
             self._effects.alerts.append(alert)
             self._effects.outgoing.append(
-                Outgoing(Signal.LOGS, position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE)
+                Outgoing(Signal.LOGS, self._position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE)
             )
 
     def _extra(self, run: Run, span_id: bytes, step: Step) -> bytes:
@@ -302,10 +322,10 @@ class Engine:
         return call_attributes(call, run.id)
 
     def _released(self, held: Held, now_ns: int) -> Outgoing:
-        run, event, step = self._now(held.run), held.event, held.step
+        run, event, step = held.run.current, held.event, held.step
         if step is not None and step.rollup and step.usage is not None:
             run.bill_lone_rollups(step.end_ns)
-            self._follow(run, held.position, now_ns)
+            self._follow(run, now_ns)
         extra = b"" if step is None else self._extra(run, event.span_id, step)
         trace = run.traces.get(event.trace_id)
         if step is not None and step.kind is Kind.AGENT:
@@ -322,17 +342,11 @@ class Engine:
 
     def _close(self, run: Run, now_ns: int) -> None:
         run.finish()
-        self._follow(run, run.position, now_ns)
+        self._follow(run, now_ns)
         for call_id in run.calls:
-            self._write(run, call_id, run.position, now_ns)
+            self._write(run, call_id, now_ns)
         self._effects.closed.append(summary.close(run))
         self._watch.forget(run)
-
-    def _now(self, run: Run) -> Run:
-        """The run that a run has become part of."""
-        while run in self._went:
-            run = self._went[run]
-        return run
 
 
 def _call_of(run: Run, step: Step) -> Call | None:

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from otel_cost.core.assemble.summary import in_order, route, total, wasted, who
+from otel_cost.core.assemble.summary import in_order, route, total, wasted
 from otel_cost.core.detect import Observed
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import nano_to_text
@@ -185,7 +185,7 @@ class Watch:
 def facts(run: Run, call: Call) -> dict[str, object]:
     """What a rule's `match` may ask about a call; dimensions the call itself does not tell come from its run."""
     step = call.step
-    return who(run.steps) | {
+    return run.who | {
         **call.who,
         "tenant": run.tenant,
         "run": run.id,
@@ -203,7 +203,7 @@ def facts(run: Run, call: Call) -> dict[str, object]:
 def evidence(run: Run, call: Call) -> dict[str, object]:
     """What an owner needs to judge: who, on what route, with which tools, at what cost so far. No content."""
     calls = in_order(run.calls.values())
-    said = who(run.steps)
+    said = run.who
     tools: dict[str, int] = {}
     for one in calls:
         if one.kind is Kind.TOOL:

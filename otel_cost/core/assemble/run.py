@@ -58,6 +58,9 @@ class Run:
     told: dict[str, int | None] = field(default_factory=dict)  # call id → nano already written or sent
     carrier: dict[str, bytes] = field(default_factory=dict)  # call id → the span that carries its cost downstream
     wasted: dict[str, int | None] = field(default_factory=dict)  # episode → nano
+    absorbed_by: Run | None = None
+    relabelled: bool = False  # its id or who it is for has changed since the engine last looked
+    _who: dict[str, tuple[tuple[int, bytes], str]] = field(default_factory=dict)
     _ids: dict[str, Step] = field(default_factory=dict)
     _hints: dict[str, list[Step]] = field(default_factory=dict)
     _guesses: dict[tuple[str, int, int], list[Step]] = field(default_factory=dict)
@@ -75,6 +78,33 @@ class Run:
         if self.sessions:
             return min(self.sessions)
         return min(self.traces).hex() if self.traces else ""
+
+    @property
+    def current(self) -> Run:
+        """This run, or the one that it has become part of."""
+        run = self
+        while run.absorbed_by is not None:
+            run = run.absorbed_by
+        return run
+
+    @property
+    def who(self) -> dict[str, str]:
+        """Who and what for: the earliest word on each dimension, whatever span said it."""
+        return {dimension: said for dimension, (_, said) in self._who.items()}
+
+    def _hear(self, step: Step) -> None:
+        when = (step.start_ns, step.span_id)
+        for dimension, said in step.who.items():
+            known = self._who.get(dimension)
+            if known is None or when < known[0]:
+                self._who[dimension] = (when, said)
+                self.relabelled = self.relabelled or known is None or known[1] != said
+
+    def join_session(self, session: str) -> None:
+        """One more conversation id by which the run is known."""
+        if session not in self.sessions:
+            self.sessions.add(session)
+            self.relabelled = True
 
     def trace(self, trace_id: bytes) -> Trace:
         found = self.traces.get(trace_id)
@@ -122,6 +152,8 @@ class Run:
         if step.kind is Kind.TOOL:
             self._hint_by_tool(step)
         self.steps.append(step)
+        if step.who:
+            self._hear(step)
         if step.parent_id:
             self._place[step] = self.trace(step.trace_id).walk(step)
         self._note_loss(step)
@@ -169,7 +201,7 @@ class Run:
             self._reassign(component, step, place)
 
     def _note_loss(self, step: Step) -> None:
-        """A tool inside a record that runs its tools itself: it made several requests and tells the last one's usage."""
+        """A tool inside a record that runs its tools itself: several requests, the last one's usage."""
         above = self.place(step).parent
         if step.kind is Kind.TOOL and above is not None and above.calls_tools and Flag.INCOMPLETE not in above.flags:
             above.flags |= {Flag.INCOMPLETE}
@@ -376,6 +408,8 @@ class Run:
 
     def absorb(self, other: Run) -> None:
         """Take over another run that turned out to be the same: its traces, steps and what was told of them."""
+        other.absorbed_by = self
+        self.relabelled = True
         for trace_id, trace in other.traces.items():
             trace.calls = {}
             self.traces[trace_id] = trace
@@ -393,6 +427,7 @@ class Run:
             if step.kind is Kind.TOOL:
                 self._hint_by_tool(step)
             self.steps.append(step)
+            self._hear(step)
             if step in other._place:
                 self._place[step] = other._place[step]
             if step in other._names:

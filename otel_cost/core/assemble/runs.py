@@ -85,7 +85,7 @@ class Runs:
                 return run
         run = self._find_or_open(tenant, keys, position)
         if step is not None and step.session:
-            run.sessions.add(step.session)
+            run.join_session(step.session)
         run.active_ns = max(run.active_ns, now_ns)
         self._open.move_to_end(run)
         return run

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.step import Step
 
 
 def total(calls: Iterable[Call]) -> int | None:
@@ -53,7 +52,7 @@ def summarise(run: Run) -> RunSummary:
         errors=sum(call.failed for call in calls),
         agents=tuple(agents),
         session=min(run.sessions, default=None),
-        who=who(run.steps),
+        who=run.who,
         wasted_nano=wasted(run),
         model_route=route(model_calls),
     )
@@ -63,15 +62,6 @@ def wasted(run: Run) -> int | None:
     """Money that the run's loops and waste have burnt; None where an episode has a hole."""
     known = [nano for nano in run.wasted.values() if nano is not None]
     return sum(known) if len(known) == len(run.wasted) else None
-
-
-def who(steps: Iterable[Step]) -> dict[str, str]:
-    """Who and what for: the earliest word on each dimension."""
-    said: dict[str, str] = {}
-    for step in sorted((s for s in steps if s.who), key=canonical):
-        for dimension, value in step.who.items():
-            said.setdefault(dimension, value)
-    return said
 
 
 def route(calls: Iterable[Call]) -> tuple[RouteLeg, ...]:
