@@ -44,11 +44,11 @@ class Past(NamedTuple):
 
 
 class Repeats(NamedTuple):
-    """A tool call and the earlier ones that it repeats, oldest first: same result, no newsworthy write in between."""
+    """A tool call and earlier ones that it repeats, newest first: same result, no newsworthy write in between."""
 
     now: Past
     same: list[Past]  # same arguments
-    near: list[Past]  # same or nearly the same arguments
+    near: list[Past]  # these, and one with nearly the same arguments: one is enough to know
 
 
 @dataclass(slots=True)
@@ -115,13 +115,13 @@ class Memory:
         same: list[Past] = []
         near: list[Past] = []
         new = True
-        for one in self.past if outcome is not None and outcome in self.outcomes else ():
+        for one in reversed(self.past) if outcome in self.outcomes else ():
             if one.outcome != outcome or one.tool != tool:
                 continue
             if seen.step.start_ns < one.end_ns:
                 continue  # side by side: its result was not known yet
             equal = call is not None and one.call == call
-            if not equal and not near_calls(traits, one.traits):
+            if not equal and (near or not near_calls(traits, one.traits)):
                 continue
             new = False
             if one.epoch == self.epoch:

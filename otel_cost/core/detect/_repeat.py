@@ -57,7 +57,7 @@ def _join(state: RepeatState, repeats: Repeats, earlier: list[Past]) -> Group:
     if group is None:
         group = Group(set(), now.tool, now.outcome or b"", False, Episode())
         state.groups.append(group)
-        for one in earlier:
+        for one in reversed(earlier):
             _add(group, one)
     group.varied |= any(one.call != now.call for one in earlier)
     _add(group, now)

@@ -55,7 +55,7 @@ def observe(state: State, seen: Observed, settings: NoNews) -> Iterator[Finding]
         if stretch is None:
             # The call that is repeated is the last honest one: it opens the episode and is not waste.
             stretch = state.stretch = Episode()
-            stretch.add(near[-1].span_id, near[-1].cost, near[-1].at)
+            stretch.add(near[0].span_id, near[0].cost, near[0].at)
         stretch.add(now.span_id, now.cost, now.at)
         if stretch.repeats > settings.count and not stretch.firing:
             yield _finding(stretch, now.known_by)
