@@ -7,7 +7,11 @@ import sys
 
 def main() -> int:
     """Run the command line; the result is the exit code."""
-    from otel_cost.cli import run  # noqa: PLC0415  # a quick path for hooks must not pay for the command line
+    if sys.argv[1:2] == ["hook"] and sys.argv[2:3] not in (["--help"], ["-h"]):
+        from otel_cost.hook_client import main as hook  # noqa: PLC0415  # runs before every tool call of an agent
+
+        return hook(sys.argv[2:])
+    from otel_cost.cli import run  # noqa: PLC0415  # hooks must not pay for the command line
 
     return run(sys.argv[1:])
 

@@ -74,7 +74,9 @@ def read_hook(dialect: str, body: bytes, received_ns: int, tenant: str = DEFAULT
         raise DecodeError("the hook payload is no JSON") from None
     if not isinstance(payload, dict):
         raise DecodeError("the hook payload is no JSON object")
-    return hook_event(dialect, payload, received_ns, tenant)
+    event = hook_event(dialect, payload, received_ns, tenant)
+    event.raw = body
+    return event
 
 
 def hook_event(dialect: str, payload: dict[str, Any], received_ns: int, tenant: str = DEFAULT_TENANT) -> HookEvent:
@@ -103,6 +105,7 @@ def _fresh(dialect: HookDialect, name: str, received_ns: int, tenant: str) -> Ho
         trace_id=b"",
         attributes=PlainAttributes(),
         name=name,
+        dialect=dialect.name,
         carries=carries.get(name, ever if dialect.own_words else frozenset()),
         ever=ever,
         gates=gates,

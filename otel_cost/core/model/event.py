@@ -105,6 +105,8 @@ class HookEvent:
     trace_id: bytes
     attributes: Attributes
     name: str = ""
+    dialect: str = ""  # how `raw` is to be read again
+    raw: bytes = b""
     parent_span_id: bytes = b""  # of `traceparent`
     parent_session: str | None = None  # the session that this one was started by
     agent: str | None = None  # kind of sub-agent; None: the main thread
