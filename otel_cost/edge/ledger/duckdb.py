@@ -85,8 +85,8 @@ MIGRATIONS: Final = (
         onset VARCHAR NOT NULL, line VARCHAR NOT NULL, PRIMARY KEY (tenant, id)
     );
     CREATE TABLE corrections (
-        id VARCHAR NOT NULL PRIMARY KEY, tenant VARCHAR NOT NULL, run_id VARCHAR NOT NULL, at_ns BIGINT NOT NULL,
-        line VARCHAR NOT NULL
+        id VARCHAR NOT NULL PRIMARY KEY, tenant VARCHAR NOT NULL, run_id VARCHAR NOT NULL, trace_id BLOB,
+        at_ns BIGINT NOT NULL, line VARCHAR NOT NULL
     );
     """,
 )
@@ -135,7 +135,9 @@ _ALERTS: Final = _shape(
     "alerts", id=_TEXT, tenant=_TEXT, run_id=_TEXT, trace_id=_BLOB, at_ns=_INT, episode=_TEXT, resolved=_BOOL,
     wasted_nano=_INT, span_ids=_TEXT, onset=_TEXT, line=_TEXT,
 )  # fmt: skip
-_CORRECTIONS: Final = _shape("corrections", id=_TEXT, tenant=_TEXT, run_id=_TEXT, at_ns=_INT, line=_TEXT)
+_CORRECTIONS: Final = _shape(
+    "corrections", id=_TEXT, tenant=_TEXT, run_id=_TEXT, trace_id=_BLOB, at_ns=_INT, line=_TEXT
+)
 
 # A commit that cannot write its log is a TransactionException; there is no other writer to conflict with.
 _NOT_NOW: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException, duckdb.TransactionException)
@@ -386,7 +388,10 @@ class DuckDbLedger:
         _load(
             self._db,
             _CORRECTIONS,
-            [(key, one.tenant, one.run_id, one.at_ns, line) for key, (one, line) in lines.items()],
+            [
+                (key, one.tenant, one.run_id, one.trace_id or None, one.at_ns, line)
+                for key, (one, line) in lines.items()
+            ],
             "INSERT OR IGNORE",
         )
 
@@ -538,17 +543,19 @@ class DuckDbLedger:
         calls = self._calls_of(owner, run_id)
         lines = self._rows("SELECT line FROM runs WHERE tenant = ? AND run_id = ?", [owner, run_id])
         mine = [owner, run_id]
+        traces = sorted({bytes.fromhex(str(call["trace_id"])) for call in calls if call["trace_id"]})
         return story(
             json.loads(lines[0][0]) if lines else _open_run(owner, run_id, calls),
             self._lines("SELECT line FROM traces WHERE tenant = ? AND run_id = ? ORDER BY trace_id", mine),
             calls,
             self._nodes_of(owner, run_id),
+            # What was said before two runs became one names the run of then; the trace stays.
             self._lines(
-                "SELECT line FROM alerts WHERE tenant = ? AND run_id = ?"
+                f"SELECT line FROM alerts WHERE {_OF_RUN}"  # noqa: S608  # our own words
                 " QUALIFY row_number() OVER (PARTITION BY episode ORDER BY resolved DESC) = 1 ORDER BY at_ns, id",
-                mine,
+                [*mine, traces],
             ),
-            self._lines("SELECT line FROM corrections WHERE tenant = ? AND run_id = ? ORDER BY at_ns, id", mine),
+            self._lines(f"SELECT line FROM corrections WHERE {_OF_RUN} ORDER BY at_ns, id", [*mine, traces]),  # noqa: S608
         )
 
     def _lines(self, sql: str, parameters: Sequence[object]) -> list[Row]:
@@ -792,6 +799,8 @@ def _load(db: Connection, shape: _Shape, rows: Sequence[tuple[object, ...]], ver
     with _staged(db, shape, rows):
         db.execute(f"{verb} INTO {shape.table} ({names}) SELECT {names} FROM staged")  # noqa: S608  # our own names
 
+
+_OF_RUN: Final = "tenant = ? AND (run_id = ? OR list_contains(?::BLOB[], trace_id))"
 
 # What each wasteful episode burnt, spread over the calls it burnt it on, to the nano-dollar: in proportion to
 # their cost, the rest to the dearest. The calls are those of its spans from the onset on; where these have no

@@ -287,3 +287,13 @@ def _parts(effects: list[Effects], draw: Callable) -> Iterator[list[Effects]]:
         size = draw(st.integers(1, len(effects)))
         yield effects[:size]
         effects = effects[size:]
+
+
+def test_an_alert_of_before_two_runs_became_one_is_told_with_the_run_that_stays(ledger: Ledger) -> None:
+    calls = [a_call("a", nano=30), a_call("b", nano=30, start_s=1)]
+    alert = an_alert(["a", "b"], run_id=RUN, wasted_nano=30)
+    ledger.commit(batch_of(Effects(alerts=[alert]), closed(*calls, run_id="conversation")), 1)
+    run = ledger.run("conversation")
+    assert run is not None
+    assert [one["id"] for one in run["alerts"]] == [alert.id]  # type: ignore[attr-defined]
+    assert ledger.report()[0]["wasted_usd"] == "0.00000003"

@@ -1,0 +1,64 @@
+"""A service's face over a real ledger, and a client for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "ledger"))
+
+import ledger_cases as cases
+
+from otel_cost.core.model.effects import Effects
+from otel_cost.core.model.vocabulary import Kind
+from otel_cost.edge.ledger import Batch
+from otel_cost.edge.ledger.duckdb import DuckDbLedger
+
+EVIL = "<script>alert('x')</script>"
+
+
+class FakeHost:
+    """What the wired service offers to its API."""
+
+    def __init__(self, ledger: DuckDbLedger) -> None:
+        self.ledger = ledger
+        self.registry = CollectorRegistry()
+        self.said: list[str] = []
+        self.live: list = []
+        self.busy = False
+
+    def problems(self):
+        return self.said
+
+    def open_run(self, tenant, key):
+        if self.busy:
+            raise TimeoutError
+        return next((r for r in self.live if r.summary.tenant == tenant and key in (r.summary.run_id, *r.keys)), None)
+
+    def open_runs(self):
+        if self.busy:
+            raise TimeoutError
+        return [run.summary for run in self.live]
+
+
+@pytest.fixture
+def host(tmp_path):
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    made = FakeHost(ledger)
+    Counter("otel_cost_probe", "a counter", registry=made.registry).inc(3)
+    calls = [
+        cases.a_call("a", nano=2_000_000_000, who={"user": EVIL}, agent=EVIL),
+        cases.a_call("hole", nano=None, model=EVIL, start_s=1),
+        *(cases.a_call(f"t{i}", nano=None, kind=Kind.TOOL, tool=EVIL, start_s=2 + i, failed=True) for i in range(3)),
+        cases.a_call("b", nano=500_000_000, start_s=3.5),
+    ]
+    run = cases.a_run(calls, who={"user": EVIL, "workflow": "refactor"}, wasted_nano=500_000_000)
+    alert = cases.an_alert(["t0", "t1", "t2"], wasted_nano=500_000_000)
+    batch = Batch()
+    batch.add(Effects(calls=[("default", run.summary.run_id, call) for call in calls], closed=[run], alerts=[alert]))
+    ledger.commit(batch, 1)
+    yield made
+    ledger.close()
