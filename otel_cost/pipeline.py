@@ -345,8 +345,8 @@ class Engine:
         self._follow(run, now_ns)
         for call_id in run.calls:
             self._write(run, call_id, now_ns)
+        self._alerts(self._watch.finish(run, now_ns))
         self._effects.closed.append(summary.close(run))
-        self._watch.forget(run)
 
 
 def _call_of(run: Run, step: Step) -> Call | None:

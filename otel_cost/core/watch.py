@@ -8,14 +8,14 @@ out to be part of another agent's work, the two histories become one and are rea
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.assemble.summary import in_order, route, total, wasted
 from otel_cost.core.detect import Observed
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import nano_to_text
-from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Severity
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
 
@@ -47,6 +47,7 @@ class Watched:
     agents: dict[str, Agent] = field(default_factory=dict)
     fed: dict[str, Observed] = field(default_factory=dict)  # call id → as it was fed
     episodes: dict[str, int] = field(default_factory=dict)  # fingerprint → how many so far
+    open: dict[str, Alert] = field(default_factory=dict)  # episode (rule and onset) → its firing alert
 
 
 class Watch:
@@ -67,7 +68,11 @@ class Watch:
             agent = watched.agents[call.agent_key] = self._agent()
         if known is not None:
             if call.failed and not known.failed and known in agent.history:
-                agent.history[agent.history.index(known)] = watched.fed[call.id] = self._observed(call)
+                seen = self._observed(call)
+                if call.step.error_message is None and known.traits is not None:
+                    # The content of its first record is gone, and the later one brings none: what was kept must do.
+                    seen.traits, known.traits.failed = known.traits, True
+                agent.history[agent.history.index(known)] = watched.fed[call.id] = seen
                 yield from self._read_anew(run, watched, agent, call, at_ns)
             return
         observed = watched.fed[call.id] = self._observed(call)
@@ -107,6 +112,7 @@ class Watch:
             return
         watched = self._runs.setdefault(stays, Watched())
         watched.fed |= lost.fed
+        watched.open |= lost.open
         for key, agent in lost.agents.items():
             mine = watched.agents.get(key)
             if mine is None:
@@ -120,14 +126,25 @@ class Watch:
                         for finding in rule.detector.observe(state, observed, rule.settings):
                             mine.fired.add((rule.name, finding.onset_span_id))
 
-    def forget(self, run: Run) -> None:
-        self._runs.pop(run, None)
+    def finish(self, run: Run, at_ns: int) -> Iterator[Alert]:
+        """The run is over and so is every episode in it: each is closed with what it came to."""
+        watched = self._runs.pop(run, None)
+        if watched is None:
+            return
+        for episode, alert in watched.open.items():
+            yield replace(
+                alert,
+                id=f"{alert.id}-resolved",
+                state="resolved",
+                at_ns=at_ns,
+                wasted_nano=run.wasted.get(episode, alert.wasted_nano),
+            )
 
     def _agent(self) -> Agent:
         return Agent(states=[rule.detector.state() for rule in self._rules])
 
     def _observed(self, call: Call) -> Observed:
-        return Observed(call.step, call.nano, call.failed)
+        return Observed(call.step, call.nano, call.failed, call.charge)
 
     def _observe(
         self, run: Run, watched: Watched, agent: Agent, observed: Observed, call: Call, at_ns: int
@@ -141,8 +158,16 @@ class Watch:
                     if key in agent.fired:
                         continue
                     agent.fired.add(key)
-                run.wasted[f"{rule.name}|{finding.onset_span_id.hex()}"] = finding.wasted_nano
-                yield self._alert(run, watched, rule, finding, call, at_ns)
+                if finding.state == "firing" and _inhibited(watched, rule, finding):
+                    continue
+                episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
+                run.wasted[episode] = finding.wasted_nano
+                alert = self._alert(run, watched, rule, finding, call, at_ns)
+                if finding.state == "firing":
+                    watched.open[episode] = alert
+                else:
+                    watched.open.pop(episode, None)
+                yield alert
 
     def _read_anew(self, run: Run, watched: Watched, agent: Agent, call: Call, at_ns: int) -> Iterator[Alert]:
         agent.states = self._agent().states
@@ -180,6 +205,23 @@ class Watch:
             fingerprint=fingerprint,
             evidence=evidence(run, call) | finding.evidence | {"mode": rule.mode.value},
         )
+
+
+def _inhibited(watched: Watched, rule: Loop, finding: Finding) -> bool:
+    """Is this loop already told, as loud or louder, by another rule? One episode is one alarm and is paid for once."""
+    if rule.detector.category is not Category.LOOP:
+        return False
+    loudness = _LOUDNESS.index(rule.severity or finding.severity)
+    spans = set(finding.span_ids)
+    return any(
+        alert.category is Category.LOOP
+        and _LOUDNESS.index(alert.severity) >= loudness
+        and not spans.isdisjoint(alert.span_ids)
+        for alert in watched.open.values()
+    )
+
+
+_LOUDNESS: Final = tuple(Severity)
 
 
 def facts(run: Run, call: Call) -> dict[str, object]:

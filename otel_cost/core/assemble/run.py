@@ -68,6 +68,8 @@ class Run:
     _place: dict[Step, Place] = field(default_factory=dict)
     _records: set[bytes] = field(default_factory=set)
     _names: dict[Step, str] = field(default_factory=dict)  # the record that gave a call its id
+    _threads: dict[Step, str] = field(default_factory=dict)  # agent span → key of the agent at work
+    _turns: dict[tuple[bytes, str], dict[str, list[tuple[int, int]]]] = field(default_factory=dict)
     _rollups: list[Step] = field(default_factory=list)
     _by_tool: bool = False  # a hook told of a tool call without naming it
     _closing: bool = False
@@ -197,7 +199,7 @@ class Run:
             component = self._unite(component, self._component[place.over])
         if before is None or place.over is not before.over or place.model != before.model:
             self._settle(component)
-        elif agent_was != agent_now or _agent(place) is not _agent(before):
+        elif agent_was != agent_now or place.agent is not before.agent:
             self._reassign(component, step, place)
 
     def _note_loss(self, step: Step) -> None:
@@ -210,7 +212,7 @@ class Run:
 
     def _reassign(self, component: Component, step: Step, place: Place) -> None:
         """Only whose call it is has become clearer: the call stays as it is."""
-        agent = _agent(place)
+        agent = place.agent
         for call in component.calls:
             if step in call.steps:
                 call.agent = call.step.agent or (agent.agent if agent is not None else call.agent)
@@ -309,7 +311,7 @@ class Run:
         charge = self.charge(said)
         if said.failed:
             flags |= {Flag.FAILED}
-        agent = _agent(place)
+        agent = place.agent
         call = Call(
             id=name,
             step=said,
@@ -327,6 +329,23 @@ class Run:
         self._put(call, before)
         return call
 
+    def _thread(self, agent: Step) -> str:
+        """An agent that is invoked again and again under one parent, never twice at once, is one agent at work."""
+        key = f"id:{agent.agent_id}" if agent.agent_id else f"span:{agent.span_id.hex()}"
+        if not agent.agent_id:
+            place = self.place(agent)
+            parent = place.agent.span_id if place.agent is not None else place.missing.to_bytes(8, "big")
+            turns = self._turns.setdefault((parent, agent.agent or agent.name), {})
+            apart = (
+                known
+                for known, times in turns.items()
+                if all(agent.end_ns <= start or end <= agent.start_ns for start, end in times)
+            )
+            key = next(apart, key)
+            turns.setdefault(key, []).append((agent.start_ns, agent.end_ns))
+        self._threads[agent] = key
+        return key
+
     def _put(self, call: Call, before: Call | None) -> None:
         if before is not None and before.trace_id != call.trace_id:
             self.trace(before.trace_id).calls.pop(before.id, None)
@@ -343,9 +362,9 @@ class Run:
         """Whose call it is, for detectors: the nearest agent, else the missing ancestor, else the run's own thread."""
         if step.agent_id:
             return f"id:{step.agent_id}"
-        agent = _agent(place)
+        agent = place.agent
         if agent is not None:
-            return f"id:{agent.agent_id}" if agent.agent_id else f"span:{agent.span_id.hex()}"
+            return self._threads.get(agent) or self._thread(agent)
         if place.missing:
             return f"span:{place.missing:016x}"
         return f"name:{step.agent}" if step.agent and not step.parent_id else ""
@@ -458,10 +477,6 @@ _NOWHERE = Place()
 _LATE_NS = 2_000_000_000  # a log record is written at the end of what it tells, or a flush later
 
 
-def _agent(place: Place) -> Step | None:
-    return next((step for step in place.agents if step.kind is Kind.AGENT), None)
-
-
 def _said(step: Step) -> tuple[object, ...]:
     """How much one copy of a span tells; the richer one speaks, in any order of arrival."""
     usage = step.usage
@@ -484,7 +499,9 @@ def _record(step: Step) -> bytes:
 def call_id(tenant: str, steps: Iterable[Step]) -> str:
     """Name of a call: a function of the first record that tells of it, the same on every replay."""
     first = min(steps, key=canonical)
-    told = first.trace_id + first.span_id if first.span_id else "|".join(first.ids).encode()
+    # Clients make up ids that are unique in their own session only.
+    named = f"{first.session}|{'|'.join(first.ids)}".encode() if first.ids else b""
+    told = first.trace_id + first.span_id if first.span_id else named
     if not told:
         told = _record(first)
     return hashlib.blake2b(tenant.encode() + b"\0" + told, digest_size=12).hexdigest()

@@ -1,18 +1,19 @@
 """Snapshot: a run put to sleep as bytes and woken by a late span, with its charges as they were.
 
-JSON, compressed: readable by hand, no code in it. Content (prompts, arguments,
+MessagePack, compressed: data only, no code in it. Content (prompts, arguments,
 results) is not part of it. A woken run keeps the price each call was told; only
 a call that a late record touches is priced anew.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
 from array import array
 from dataclasses import fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
+
+import ormsgpack
 
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.model.charge import Charge, Item
@@ -43,9 +44,9 @@ def freeze(run: Run) -> bytes:
         "sessions": sorted(run.sessions),
         "wasted": run.wasted,
         "told": run.told,
-        "carrier": {key: value.hex() for key, value in run.carrier.items()},
+        "carrier": run.carrier,
         "traces": {
-            trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes().hex()
+            trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes()
             for trace in run.traces.values()
         },
         "steps": [_STEP_VALUES(step) for step in run.steps],
@@ -59,7 +60,7 @@ def freeze(run: Run) -> bytes:
             for call in run.calls.values()
         ],
     }
-    return zlib.compress(json.dumps(state, separators=(",", ":"), default=_plain).encode(), 1)
+    return zlib.compress(ormsgpack.packb(state, _plain, ormsgpack.OPT_PASSTHROUGH_DATACLASS), 1)
 
 
 def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
@@ -68,14 +69,14 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
     Raises:
         ValueError: the snapshot is of a version this program does not know.
     """
-    state = json.loads(zlib.decompress(frozen))
+    state = ormsgpack.unpackb(zlib.decompress(frozen))
     if state["version"] != VERSION:
         message = f"snapshot version {state['version']} is not {VERSION}"
         raise ValueError(message)
     run = Run(state["tenant"], charge, position, active_ns=state["active_ns"])
     run.sessions.update(state["sessions"])
     for trace_id, packed in state["traces"].items():
-        words = array("Q", bytes.fromhex(packed))
+        words = array("Q", packed)
         trace = run.trace(bytes.fromhex(trace_id))
         for span, parent in zip(words[::2], words[1::2], strict=True):
             trace.add_span(span, parent)
@@ -100,16 +101,14 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
             run.calls[call.id] = trace.calls[call.id] = call
     run.wasted.update(state["wasted"])
     run.told.update(state["told"])
-    run.carrier.update({key: bytes.fromhex(value) for key, value in state["carrier"].items()})
+    run.carrier.update(state["carrier"])
     run.changes.clear()
     run.moves.clear()
     return run
 
 
 def _plain(value: object) -> object:
-    """What JSON has no form for."""
-    if isinstance(value, bytes):
-        return value.hex()
+    """What MessagePack has no form for."""
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, (Usage, Terms)):
@@ -127,8 +126,6 @@ def _step_back(said: dict[str, Any]) -> Step:
     for name, word in _WORDS.items():
         if said[name] is not None:
             said[name] = word(said[name])
-    for name in ("trace_id", "span_id", "parent_id"):
-        said[name] = bytes.fromhex(said[name])
     for name in ("ids", "hints", "finish_reasons"):
         said[name] = tuple(said[name])
     said["flags"] = frozenset(map(Flag, said["flags"]))

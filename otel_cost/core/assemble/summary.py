@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from otel_cost.core.assemble.join import REPEATABLE, canonical
 from otel_cost.core.assemble.snapshot import freeze
 from otel_cost.core.model.run import ClosedRun, Node, RouteLeg, RunSummary, TraceSummary
-from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Status
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,9 +59,15 @@ def summarise(run: Run) -> RunSummary:
 
 
 def wasted(run: Run) -> int | None:
-    """Money that the run's loops and waste have burnt; None where an episode has a hole."""
-    known = [nano for nano in run.wasted.values() if nano is not None]
-    return sum(known) if len(known) == len(run.wasted) else None
+    """Money that the run's loops and waste have burnt, at least; None where an episode has a hole.
+
+    Loops are told once each, so they add up; one dollar can be waste for several
+    reasons at a time, so of those, and of both sorts, the largest figure stands.
+    """
+    if None in run.wasted.values():
+        return None
+    loops = sum(nano or 0 for episode, nano in run.wasted.items() if episode.startswith(Category.LOOP))
+    return max([loops, *(nano or 0 for nano in run.wasted.values())])
 
 
 def route(calls: Iterable[Call]) -> tuple[RouteLeg, ...]:

@@ -30,6 +30,7 @@ class Place:
 
     parent: Step | None = None  # nearest step of any kind
     over: Step | None = None  # nearest step of the same sort with no boundary between: maybe the same call
+    agent: Step | None = None  # nearest agent
     agents: tuple[Step, ...] = ()  # agents and workflows above, nearest first
     model: str | None = None  # nearest model named above, for leaves that name none
     missing: int = 0
@@ -58,6 +59,7 @@ class Trace:
         """Look up from a step; it waits at the first span that has not come."""
         place = Place()
         agents: list[Step] = []
+        steps, parents = self.steps, self.parents
         boundary = False
         sort = MODEL_KINDS if step.kind in MODEL_KINDS else {step.kind}
         walls = _WALLS.get(step.kind, frozenset())
@@ -65,7 +67,7 @@ class Trace:
         for _ in range(_MAX_DEPTH):
             if not node:
                 break
-            above = self.steps.get(node)
+            above = steps.get(node)
             if above is not None and above is not step:
                 if place.parent is None:
                     place.parent = above
@@ -73,17 +75,22 @@ class Trace:
                     place.over = above
                 if above.kind in walls:
                     boundary = True
-                if above.kind is Kind.AGENT or above.rollup:
+                if above.kind is Kind.AGENT:
+                    agents.append(above)
+                    if place.agent is None:
+                        place.agent = above
+                elif above.rollup:
                     agents.append(above)
                 if place.model is None:
                     place.model = above.requested_model or above.response_model
-            parent = self.parents.get(node)
+            parent = parents.get(node)
             if parent is None:
                 place.missing = node
                 self.waiting.setdefault(node, []).append(step)
                 break
             node = parent
-        place.agents = tuple(agents)
+        if agents:
+            place.agents = tuple(agents)
         return place
 
 

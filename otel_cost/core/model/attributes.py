@@ -91,7 +91,14 @@ class RawAttributes:
         if encoded is None:
             encoded = _remember(key)
         raw = values.get(encoded)
-        return None if raw is None else _value_of(raw, len(encoded) + 2)
+        if raw is None:
+            return None
+        split = len(encoded) + 2
+        size = len(raw) - split - 4
+        # A text below 124 bytes, as most are: 0x12, length + 2, 0x0a, length, the text.
+        if 0 <= size < _SHORT and raw[split : split + 4] == _SHORT_TEXT[size]:
+            return raw[split + 4 :].decode()
+        return _value_of(raw, split)
 
     def __contains__(self, key: object) -> bool:
         return str(key).encode() in self.names()
@@ -108,6 +115,10 @@ def _remember(key: str) -> bytes:
     if len(_ENCODED) < 4096:  # rules may name keys too; nobody names more than this
         _ENCODED[key] = encoded
     return encoded
+
+
+_SHORT: Final = 124
+_SHORT_TEXT: Final = tuple(bytes((0x12, size + 2, 0x0A, size)) for size in range(_SHORT))
 
 
 def _value_of(raw: bytes, split: int) -> Value:
