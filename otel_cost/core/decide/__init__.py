@@ -93,6 +93,9 @@ def strictest(decisions: Iterable[Decision]) -> Decision:
     return replace(first, text=text, others=(*first.others, *kept), shadow=shadow)
 
 
+# Events at which a single tool call is in question.
+CALLS: Final = frozenset({"before_tool", "permission"})
+
 # What a verb that a harness knows nowhere becomes. `downgrade` says it itself.
 _FALLBACK: Final = {Verb.STOP: Verb.DENY, Verb.ASK: Verb.DENY, Verb.DELAY: Verb.WARN}
 
@@ -106,6 +109,9 @@ def carried(decision: Decision, event: HookEvent) -> Decision:
     verb = decision.verb
     while str(verb) not in event.carries:
         if str(verb) in event.ever or verb not in {*_FALLBACK, Verb.DOWNGRADE}:
+            return replace(ALLOWED, shadow=decision.shadow, outage=decision.outage)
+        if verb is Verb.ASK and event.event not in CALLS:
+            # A refused tool lets the agent think again; a refused model call would be the end of its run.
             return replace(ALLOWED, shadow=decision.shadow, outage=decision.outage)
         verb = decision.otherwise if verb is Verb.DOWNGRADE else _FALLBACK[verb]
     return decision if verb is decision.verb else replace(decision, verb=verb)

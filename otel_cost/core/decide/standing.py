@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-from otel_cost.core.decide import ALLOWED, Decision, Verb, carried, strictest
+from otel_cost.core.decide import ALLOWED, CALLS, Decision, Verb, carried, strictest
 from otel_cost.core.decide.shape import error_hash, shape_of_event, shape_of_step
 from otel_cost.core.decide.texts import closed_text, text_of
 from otel_cost.core.model.vocabulary import Kind, Source
@@ -34,7 +34,6 @@ _MOST_FAILURES: Final = 16
 _MOST_GENERATIONS: Final = 8
 _NS_PER_MS: Final = 1_000_000
 
-_CALLS: Final = frozenset({"before_tool", "permission"})
 _MODELS: Final = frozenset({"before_model", "prompt"})
 
 
@@ -247,7 +246,7 @@ class Standing:
         match decision.verb:
             case Verb.WARN if entry.said:
                 return ALLOWED
-            case Verb.DELAY if event.event not in _CALLS | _MODELS:
+            case Verb.DELAY if event.event not in CALLS | _MODELS:
                 return ALLOWED
             case Verb.ASK if entry.granted:
                 return ALLOWED
@@ -256,8 +255,6 @@ class Standing:
             case Verb.ASK:
                 if (shape := shape_of_event(event)) is not None and len(entry.asked) < _MOST_SHAPES:
                     entry.asked.add(shape.exact)
-            case Verb.DENY if asked is Verb.ASK and event.event not in _CALLS:
-                return ALLOWED
             case Verb.DENY if asked is not Verb.ASK and not _denies(entry, event):
                 return ALLOWED
             case Verb.STOP if self._will_be_asked(entry, event):
@@ -384,13 +381,13 @@ def _denies(entry: Entry, event: HookEvent) -> bool:
     """Is this event what a deny refuses? A refused model call, where a harness does not ask, is every tool call."""
     match entry.scope:
         case "same_call":
-            shape = shape_of_event(event) if event.event in _CALLS else None
+            shape = shape_of_event(event) if event.event in CALLS else None
             return shape is not None and any(one.is_same(shape, varied=entry.varied) for one in entry.shapes)
         case "tool":
-            return event.event in _CALLS and event.tool == entry.tool
+            return event.event in CALLS and event.tool == entry.tool
         case "all":
-            return event.event in _CALLS | _MODELS
-    return event.event in _MODELS or (event.event in _CALLS and "before_model" not in event.gates)
+            return event.event in CALLS | _MODELS
+    return event.event in _MODELS or (event.event in CALLS and "before_model" not in event.gates)
 
 
 def _remember(shapes: list[CallShape], shape: CallShape) -> None:

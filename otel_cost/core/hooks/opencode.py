@@ -8,19 +8,17 @@ tool, `stop` aborts the session and throws, `warn` adds to the tool's result,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from otel_cost.core.decide import Verb
 from otel_cost.core.hooks import NOTHING, HookDialect, register
-from otel_cost.core.hooks._payload import as_text, mapping, set_people, text
+from otel_cost.core.hooks._payload import as_text, mapping, set_duration, set_people, text
 from otel_cost.core.model.vocabulary import Basis
 from otel_cost.core.normalise._usage import Counts, settle, whole
 
 if TYPE_CHECKING:
     from otel_cost.core.decide import Decision
     from otel_cost.core.model.event import HookEvent
-
-_NS_PER_MS: Final = 1_000_000
 
 
 def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
@@ -66,14 +64,14 @@ def _fill_result(event: HookEvent, given: dict[str, Any], made: dict[str, Any]) 
 def _fill_message(event: HookEvent, info: dict[str, Any]) -> None:
     """A finished answer with its tokens; the event comes again for the same message."""
     times = mapping(info, "time")
-    began, ended = whole(times.get("created")), whole(times.get("completed"))
-    if text(info, "role") != "assistant" or began is None or ended is None:
+    began, ended = times.get("created"), times.get("completed")
+    if text(info, "role") != "assistant" or not isinstance(began, int) or not isinstance(ended, int):
         event.event = "other"
         return
     event.call_id = text(info, "id")
     event.model, event.provider = text(info, "modelID"), text(info, "providerID")
     event.agent = text(info, "agent", "mode")
-    event.duration_ns = max(ended - began, 0) * _NS_PER_MS
+    set_duration(event, ended - began)
     error = mapping(info, "error")
     if error:
         event.failed, event.error = True, text(mapping(error, "data"), "message") or text(error, "name")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -85,24 +86,20 @@ class _Desk:
         body = await _body(request, self._max_bytes)
         if body is None:
             return _no_objection("hook payload too large or cut off", dialect=dialect)
-        try:
-            event = read_hook(dialect, body, self._now_ns(), self._tenant)
-        except DecodeError as error:
-            return _no_objection(str(error), dialect=dialect, bytes=len(body))
-        except Exception:  # noqa: BLE001  # whatever is wrong with a payload, the agent goes on
-            _log.exception("a hook payload could not be read", dialect=dialect, bytes=len(body))
-            return _reply({})
-        decision: Decision | None = None
         if self._threads is None:
             self._threads = anyio.CapacityLimiter(_THREADS)
-        with anyio.move_on_after(self._limit_s):
-            try:
-                decision = await run_sync(self._decide, event, abandon_on_cancel=True, limiter=self._threads)
-            except Exception:  # noqa: BLE001  # fail open, whatever it was
-                _log.exception("a hook call could not be decided", dialect=dialect, event=event.name)
-                return _reply({})
-        if decision is None:
-            return _no_objection("not decided in time", dialect=dialect, hook=event.name)
+        try:
+            with anyio.move_on_after(self._limit_s):
+                return await run_sync(self._decided, dialect, body, abandon_on_cancel=True, limiter=self._threads)
+        except DecodeError as error:
+            return _no_objection(str(error), dialect=dialect, bytes=len(body))
+        except Exception as error:  # noqa: BLE001  # fail open, whatever it was
+            return _failed(error, dialect)
+        return _no_objection("not decided in time", dialect=dialect)
+
+    def _decided(self, dialect: str, body: bytes) -> Response:
+        event = read_hook(dialect, body, self._now_ns(), self._tenant)
+        decision = self._decide(event)
         return _reply(answer_hook(dialect, event, decision), _memory(dialect, decision))
 
 
@@ -134,6 +131,14 @@ async def _body(request: Request, max_bytes: int) -> bytes | None:
 
 def _no_objection(why: str, **facts: Any) -> Response:  # noqa: ANN401  # fields of a log line
     _log.warning("hook call without an answer", why=why, **facts)
+    return _reply({})
+
+
+def _failed(error: Exception, dialect: str) -> Response:
+    """Where it went wrong, not what was said there: messages quote content."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+    _log.error("a hook call could not be answered", error=type(error).__name__, at=place, dialect=dialect)
     return _reply({})
 
 
