@@ -94,7 +94,8 @@ class Runs:
         found: Run | None = None
         for key in keys:
             run = self._by_key.get(key)
-            if run is None and self._archive is not None:
+            # A trace that is open already was looked for; only its session may still lead to a sleeping run.
+            if run is None and self._archive is not None and (found is None or str(key[1]).startswith("session:")):
                 run = self._wake(tenant, key[1], position)
             if run is None or run is found:
                 continue
