@@ -61,6 +61,7 @@ class Run:
     absorbed_by: Run | None = None
     relabelled: bool = False  # its id or who it is for has changed since the engine last looked
     _who: dict[str, tuple[tuple[int, bytes], str]] = field(default_factory=dict)
+    _who_said: dict[str, str] | None = None  # made when asked for, shared by every call of the run
     _ids: dict[str, Step] = field(default_factory=dict)
     _hints: dict[str, list[Step]] = field(default_factory=dict)
     _guesses: dict[tuple[str, int, int], list[Step]] = field(default_factory=dict)
@@ -92,7 +93,9 @@ class Run:
     @property
     def who(self) -> dict[str, str]:
         """Who and what for: the earliest word on each dimension, whatever span said it."""
-        return {dimension: said for dimension, (_, said) in self._who.items()}
+        if self._who_said is None:
+            self._who_said = {dimension: said for dimension, (_, said) in self._who.items()}
+        return self._who_said
 
     def _hear(self, step: Step) -> None:
         when = (step.start_ns, step.span_id)
@@ -100,6 +103,7 @@ class Run:
             known = self._who.get(dimension)
             if known is None or when < known[0]:
                 self._who[dimension] = (when, said)
+                self._who_said = None
                 self.relabelled = self.relabelled or known is None or known[1] != said
 
     def join_session(self, session: str) -> None:
