@@ -7,12 +7,14 @@ out to be part of another agent's work, the two histories become one and are rea
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.assemble.summary import in_order, route, total, wasted
 from otel_cost.core.detect import Observed
+from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Severity
@@ -48,6 +50,7 @@ class Watched:
     fed: dict[str, Observed] = field(default_factory=dict)  # call id → as it was fed
     episodes: dict[str, int] = field(default_factory=dict)  # fingerprint → how many so far
     open: dict[str, Alert] = field(default_factory=dict)  # episode (rule and onset) → its firing alert
+    nameless: set[bytes] = field(default_factory=set)  # names given to calls without a span
 
 
 class Watch:
@@ -68,14 +71,14 @@ class Watch:
             agent = watched.agents[call.agent_key] = self._agent()
         if known is not None:
             if call.failed and not known.failed and known in agent.history:
-                seen = self._observed(call)
+                seen = self._observed(watched, call)
                 if call.step.error_message is None and known.traits is not None:
                     # The content of its first record is gone, and the later one brings none: what was kept must do.
                     seen.traits, known.traits.failed = known.traits, True
                 agent.history[agent.history.index(known)] = watched.fed[call.id] = seen
                 yield from self._read_anew(run, watched, agent, call, at_ns)
             return
-        observed = watched.fed[call.id] = self._observed(call)
+        observed = watched.fed[call.id] = self._observed(watched, call)
         agent.history.append(observed)
         if len(agent.history) > _HISTORY:
             del agent.history[: _HISTORY // 4]
@@ -113,6 +116,7 @@ class Watch:
         watched = self._runs.setdefault(stays, Watched())
         watched.fed |= lost.fed
         watched.open |= lost.open
+        watched.nameless |= lost.nameless
         for key, agent in lost.agents.items():
             mine = watched.agents.get(key)
             if mine is None:
@@ -133,7 +137,7 @@ class Watch:
             return
         for episode, alert in watched.open.items():
             yield replace(
-                alert,
+                _told(watched, alert),
                 id=f"{alert.id}-resolved",
                 state="resolved",
                 at_ns=at_ns,
@@ -143,8 +147,17 @@ class Watch:
     def _agent(self) -> Agent:
         return Agent(states=[rule.detector.state() for rule in self._rules])
 
-    def _observed(self, call: Call) -> Observed:
-        return Observed(call.step, call.nano, call.failed, call.charge)
+    def _observed(self, watched: Watched, call: Call) -> Observed:
+        """A call as detectors see it; one that no span tells of (a hook's, a log record's) gets a name among them."""
+        if call.step.span_id:
+            return Observed(call.step, call.nano, call.failed, call.charge)
+        step = copy.copy(call.step)
+        step.span_id = bytes.fromhex(call.id)[:8]
+        watched.nameless.add(step.span_id)
+        observed = Observed(step, call.nano, call.failed, call.charge)
+        traits_of(observed)
+        step.forget_content()
+        return observed
 
     def _observe(
         self, run: Run, watched: Watched, agent: Agent, observed: Observed, call: Call, at_ns: int
@@ -167,7 +180,7 @@ class Watch:
                     watched.open[episode] = alert
                 else:
                     watched.open.pop(episode, None)
-                yield alert
+                yield _told(watched, alert)
 
     def _read_anew(self, run: Run, watched: Watched, agent: Agent, call: Call, at_ns: int) -> Iterator[Alert]:
         agent.states = self._agent().states
@@ -205,6 +218,18 @@ class Watch:
             fingerprint=fingerprint,
             evidence=evidence(run, call) | finding.evidence | {"mode": rule.mode.value},
         )
+
+
+def _told(watched: Watched, alert: Alert) -> Alert:
+    """An alert as the world is told: calls without a span have no span id."""
+    if watched.nameless.isdisjoint((*alert.span_ids, alert.onset_span_id, alert.at_span_id)):
+        return alert
+    return replace(
+        alert,
+        span_ids=tuple(span_id for span_id in alert.span_ids if span_id not in watched.nameless),
+        onset_span_id=b"" if alert.onset_span_id in watched.nameless else alert.onset_span_id,
+        at_span_id=b"" if alert.at_span_id in watched.nameless else alert.at_span_id,
+    )
 
 
 def _inhibited(watched: Watched, rule: Loop, finding: Finding) -> bool:

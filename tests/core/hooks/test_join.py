@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hooks_helper import SECOND, price
+from hooks_helper import SECOND, Live, price
 
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.hooks import hook_event
@@ -202,3 +202,17 @@ def test_a_hook_step_hangs_below_the_agent_that_traceparent_names() -> None:
     )  # fmt: skip
     assert (step.source, step.kind) == (Source.HOOK, Kind.TOOL)
     assert (step.trace_id.hex(), step.parent_id.hex(), step.span_id) == (TRACE, "b7ad6b7169203331", b"")
+
+
+def test_calls_without_spans_have_episodes_of_their_own() -> None:
+    """Two loops told by hooks only, one after the other: two alarms, and no span is named that does not exist."""
+    run = Live("neutral", "loops: [{name: same-error, detect: repeated_error, do: [{deny: {}}]}]")
+    call = {"session_id": "s", "event": "after_tool", "tool": "bash"}
+    for command, error in (("make a", "no module named foo"), ("make b", "permission denied")):
+        for _ in range(3):
+            run.ask({**call, "args": {"command": command}, "error": error})
+        for name in "xyz":
+            run.ask({**call, "args": {"command": f"cat {command}{name}"}, "result": name})
+    assert [(alert.state, alert.seq) for alert in run.alerts] == [("firing", 1), ("resolved", 1)] * 2
+    assert {alert.span_ids for alert in run.alerts} == {()}
+    assert {(alert.onset_span_id, alert.at_span_id) for alert in run.alerts} == {(b"", b"")}
