@@ -35,6 +35,7 @@ from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, Status
 from otel_cost.core.normalise import normalise_log, normalise_span
 from otel_cost.core.normalise._read import who_of
+from otel_cost.core.policy import Policy
 from otel_cost.core.watch import Watch
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Engine:
         self.runs = Runs(book.charge, self.settings.caps, self if snapshots is not None else None)
         self._identity = rules.identity
         self._watch = Watch(rules.loops)
+        self.policy = Policy(rules)
+        self._tells = bool(self._identity.sources or rules.attributes)
         self._effects = Effects()
         self._held: deque[Held] = deque()
         self._rows: deque[tuple[int, Run, str]] = deque()  # (due, run, call id): not yet written
@@ -132,6 +135,7 @@ class Engine:
             self._write(run.current, call_id, now_ns)
         for run in self.runs.idle(now_ns):
             self._close(run, now_ns)
+        self._alerts(self.policy.advance(now_ns))
 
     def close(self, now_ns: int) -> None:
         """End of input: everything held goes on, every run is closed."""
@@ -232,9 +236,10 @@ class Engine:
 
     def _identify(self, step: Step | None, event: SpanEvent | LogEvent) -> None:
         """Where the rules say who spends, they have the last word."""
-        if step is None or not self._identity.sources:
+        if step is None or not self._tells:
             return
         said = self._identity.of(event.attributes, event.resource.attributes)
+        said |= self.policy.said(event.attributes, event.resource.attributes)
         step.session = said.pop("session", step.session)
         step.agent = said.pop("agent", step.agent)
         step.who = step.who | said
@@ -243,12 +248,14 @@ class Engine:
         """What an event changed: runs that became one, calls that appeared or changed, agents that are one."""
         for stays, went in self.runs.united():
             self._watch.unite(stays, went)
+            self.policy.forget(went)
             for call_id in stays.calls:
                 self._schedule(stays, call_id, now_ns)
         if run.relabelled:
             run.relabelled = False
             for call_id in run.told:
                 self._schedule(run, call_id, now_ns)
+            self._alerts(self.policy.relabel(run, now_ns))
         if not run.changes and not run.moves:
             return
         changes, run.changes = run.changes, []
@@ -259,6 +266,7 @@ class Engine:
             self._changed(run, change, now_ns)
 
     def _changed(self, run: Run, change: Change, now_ns: int) -> None:
+        self._alerts(self.policy.put(run, change, now_ns))
         call = change.new
         if call is None:
             gone = change.old
@@ -286,6 +294,7 @@ class Engine:
             run.told.setdefault(call.id, call.nano)
             if call.charge.reason is Reason.MISSING_MODEL:
                 self._alerts(self._watch.feed(run, call, now_ns))
+            self._alerts(self.policy.notice(run, call, now_ns))
             # The detectors have seen it, and another record of the same call would have come by now.
             call.step.forget_content()
             for step in call.steps:
@@ -346,6 +355,7 @@ class Engine:
         for call_id in run.calls:
             self._write(run, call_id, now_ns)
         self._alerts(self._watch.finish(run, now_ns))
+        self.policy.forget(run)
         self._effects.closed.append(summary.close(run))
 
 

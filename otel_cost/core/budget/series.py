@@ -31,12 +31,14 @@ class Series:
     `length_ns` is the longest stretch that will be asked for; it only sets how the entries are bundled.
     """
 
-    __slots__ = ("_buckets", "_order", "_width")
+    __slots__ = ("_buckets", "_order", "_slid", "_width", "total")
 
     def __init__(self, length_ns: int) -> None:
+        self.total = 0  # of everything that has not been forgotten
         self._width = max(1, length_ns // _BUCKETS)
         self._buckets: dict[int, _Bucket] = {}
         self._order: list[int] = []  # sorted bucket numbers
+        self._slid: dict[int, tuple[int, int]] = {}  # length → (moment, sum) of the latest stretch asked for
 
     def add(self, at_ns: int, nano: int, run: str) -> None:
         number = at_ns // self._width
@@ -49,6 +51,22 @@ class Series:
         bucket.nanos.insert(index, nano)
         bucket.runs.insert(index, run)
         bucket.total += nano
+        self.total += nano
+        for length_ns, (moment, total) in self._slid.items():
+            if moment - length_ns < at_ns <= moment:
+                self._slid[length_ns] = (moment, total + nano)
+
+    def last(self, length_ns: int, at_ns: int) -> int:
+        """Nano-dollars in (at - length, at], as `spent`; cheap while the moments that are asked for go forward."""
+        moment, total = self._slid.get(length_ns, (-1, 0))
+        if not moment <= at_ns <= moment + length_ns:
+            total = self.spent(at_ns - length_ns, at_ns)
+            if at_ns < moment:
+                return total
+        elif moment < at_ns:
+            total += self.spent(moment, at_ns) - self.spent(moment - length_ns, at_ns - length_ns)
+        self._slid[length_ns] = (at_ns, total)
+        return total
 
     def spent(self, after_ns: int, until_ns: int) -> int:
         """Nano-dollars in (after, until]."""
@@ -74,7 +92,8 @@ class Series:
     def prune(self, until_ns: int) -> None:
         """Forget whole bundles that ended at or before `until_ns`."""
         while self._order and (self._order[0] + 1) * self._width <= until_ns:
-            del self._buckets[self._order.pop(0)]
+            self.total -= self._buckets.pop(self._order.pop(0)).total
+            self._slid.clear()
 
     def __len__(self) -> int:
         return sum(len(bucket.times) for bucket in self._buckets.values())

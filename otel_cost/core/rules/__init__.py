@@ -7,19 +7,21 @@ silently ignored would be worse than none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import create_model
 
 from otel_cost.core.rules.kind import KINDS, Mode, RuleKind, Site, Strict
-from otel_cost.core.rules.kinds import contacts, defaults, identity, loops
+from otel_cost.core.rules.kinds import budgets, contacts, defaults, exceptions, identity, loops
+from otel_cost.core.rules.match import attribute_of
 from otel_cost.document import in_file_order, nearest, validate
 from otel_cost.errors import DocumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from otel_cost.core.budget import Relief
     from otel_cost.document import Document, Path
     from otel_cost.errors import Problem
 
@@ -63,12 +65,36 @@ class RuleSet:
         """Loop rules that are not switched off."""
         return tuple(rule for rule in self.of(loops.KIND) if rule.mode is not Mode.OFF)
 
+    @property
+    def budgets(self) -> tuple[budgets.BudgetRule, ...]:
+        """Budgets that are not switched off, each with the exceptions that apply to it."""
+        given = self.of(exceptions.KIND)
+        return tuple(
+            replace(
+                rule, budget=replace(rule.budget, reliefs=tuple(e.relief for e in given if rule.name in e.applies_to))
+            )
+            for rule in self.of(budgets.KIND)
+            if rule.mode is not Mode.OFF
+        )
+
+    @property
+    def exceptions(self) -> tuple[exceptions.Exception_, ...]:
+        return self.of(exceptions.KIND)
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Attributes of records that rules ask for, as rules name them; they are kept with each step."""
+        asked = {name for loop in self.loops for name in loop.match.names}
+        asked |= {name for rule in self.budgets for name in (*rule.budget.per, *rule.budget.match.names)}
+        asked |= {name for one in self.exceptions for name in one.relief.match.names}
+        return frozenset(name for name in asked if attribute_of(name) is not None)
+
     def __len__(self) -> int:
         return sum(len(rules) for name, rules in self.rules.items() if not KINDS[name].single)
 
 
-def load_rules(documents: Iterable[Document]) -> RuleSet:
-    """Check and compile rule documents.
+def load_rules(documents: Iterable[Document], now_ns: int | None = None) -> RuleSet:
+    """Check and compile rule documents. `now_ns`: with the time, an exception that has expired is a mistake, too.
 
     Raises:
         DocumentError: every mistake in every document: wrong keys and values, names given twice or
@@ -84,6 +110,7 @@ def load_rules(documents: Iterable[Document]) -> RuleSet:
     problems += _said_twice(checked)
     if not problems:  # names in a document that did not load are not known
         problems += _unknown_contacts(checked)
+        problems += _useless_exceptions(checked, now_ns)
     said = [model for _, file in checked for model, _ in _models(file, defaults.KIND)]
     site_defaults = said[0] if said else defaults.Defaults()
     rules: dict[str, list[Any]] = {}
@@ -140,18 +167,40 @@ def _said_twice(checked: list[tuple[Document, Strict]]) -> list[Problem]:
     return problems
 
 
+def _reliefs(budget: str, given: Iterable[exceptions.Exception_]) -> tuple[Relief, ...]:
+    return tuple(one.relief for one in given if budget in one.applies_to)
+
+
 def _unknown_contacts(checked: list[tuple[Document, Strict]]) -> list[Problem]:
     """Actions name contacts; a contact that does not exist would swallow the alert."""
     known = [model.name for _, file in checked for model, _ in _models(file, contacts.KIND)]
     problems: list[Problem] = []
     for document, file in checked:
-        for model, path in _models(file, loops.KIND):
-            for index, action in enumerate(model.do):
+        asked = [(model.do, (*path, "do")) for model, path in _models(file, loops.KIND)]
+        asked += [(model.at_limit.do, (*path, "at_limit", "do")) for model, path in _models(file, budgets.KIND)]
+        for actions, path in asked:
+            for index, action in enumerate(actions):
                 told = action.alert or action.issue
                 names = () if told is None else (told.to,) if isinstance(told.to, str) else told.to
                 for name in names:
                     if name not in known:
                         hint = nearest(name, known) if known else "no `contacts` are given; a plain `alert:` tells all"
                         what = f"unknown contact `{name}`"
-                        problems.append(document.problem((*path, "do", index), what, hint))
+                        problems.append(document.problem((*path, index), what, hint))
+    return problems
+
+
+def _useless_exceptions(checked: list[tuple[Document, Strict]], now_ns: int | None) -> list[Problem]:
+    """Exceptions to budgets that do not exist; with the time, those that have expired."""
+    known = [model.name for _, file in checked for model, _ in _models(file, budgets.KIND)]
+    problems: list[Problem] = []
+    for document, file in checked:
+        for model, path in _models(file, exceptions.KIND):
+            for index, name in enumerate(model.applies_to):
+                if name not in known:
+                    hint = nearest(name, known) if known else "exceptions apply to budgets, and none are given"
+                    problems.append(document.problem((*path, "applies_to", index), f"unknown budget `{name}`", hint))
+            if now_ns is not None and exceptions.unix_ns(model.expires) < now_ns:
+                what = f"expired: `{model.name}` has no effect any more"
+                problems.append(document.problem((*path, "expires"), what, f"remove it, or ask {model.owner}"))
     return problems

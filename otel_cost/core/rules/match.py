@@ -80,6 +80,9 @@ def lookup(
     def get(name: str) -> object:
         if name in facts:
             return facts[name]
+        key = attribute_of(name) or name
+        if key in facts:
+            return facts[key]
         if name.startswith("resource."):
             return None if resource is None else resource.get(name.removeprefix("resource."))
         key = name.removeprefix("attr:")
@@ -89,6 +92,17 @@ def lookup(
         return value
 
     return get
+
+
+def attribute_of(name: str) -> str | None:
+    """Under which name the facts of a call hold an attribute that a rule names; None: the name is no attribute.
+
+    A key that is also a dimension or a fact keeps its `attr:`.
+    """
+    if name in DIMENSIONS or name in FACTS:
+        return None
+    key = name.removeprefix("attr:")
+    return name if key in DIMENSIONS or key in FACTS else key
 
 
 def check_dimension(name: str) -> str:

@@ -35,9 +35,10 @@ def refusals(*texts: str) -> str:
 
 def test_the_shipped_pack_loads_and_tells_without_limits() -> None:
     rules = load_rules([parse_document(STARTER.read_text(), "bundled:starter")])
-    assert [rule.name for rule in rules.loops] == ["same-error-3x", "context-growth"]
+    assert {"same-error-3x", "context-growth"} <= {rule.name for rule in rules.loops}
     assert {rule.mode for rule in rules.loops} == {Mode.ENFORCE}
-    assert [rule.action for rule in rules.loops] == ["warn", "warn"]
+    assert {rule.action for rule in rules.loops} <= {"", "warn"}
+    assert rules.budgets == ()
     assert [action.verb for action in rules.loops[0].actions] == ["warn", "alert"]
 
 

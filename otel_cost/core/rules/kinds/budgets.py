@@ -17,13 +17,15 @@ from otel_cost.core.budget.window import LENGTH_NS, Calendar, Lifetime, Rolling
 from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.model.vocabulary import Severity
 from otel_cost.core.rules.kind import Actions, Dimension, Fail, Mode, Name, RuleKind, Strict, register, told_by
-from otel_cost.core.rules.match import Match, Matcher
+from otel_cost.core.rules.match import FACTS, Match, Matcher
+from otel_cost.errors import DocumentError
 from otel_cost.quantities import Duration, Share
 
 if TYPE_CHECKING:
     from otel_cost.core.budget.window import Unit
     from otel_cost.core.budget.window import Window as Window_
     from otel_cost.core.rules.kind import Site
+    from otel_cost.errors import Problem
 
 
 def _check_window(window: str) -> str:
@@ -64,7 +66,7 @@ Warning_ = Annotated[
 
 
 class AtLimit(Strict):
-    """What happens at the limit, and to whom."""
+    """What happens at the limit, and to whom: the run that spent most in the window, the run that crossed, everyone."""
 
     target: Literal["top_burner", "run", "everyone"] = "top_burner"
     do: Actions = ()
@@ -106,6 +108,7 @@ class BudgetRule:
     fail: Fail
     target: str
     actions: Actions  # at the limit; beyond `hard_stop` the run is stopped
+    window_text: str  # "rolling 1h", "calendar 1mo", "lifetime"
 
     @property
     def name(self) -> str:
@@ -113,7 +116,14 @@ class BudgetRule:
 
 
 def compile_budget(model: BudgetModel, site: Site) -> BudgetRule:
-    """The rule that a checked model describes. Among its levels are `limit` and, where given, `hard_stop`."""
+    """The rule that a checked model describes. Among its levels are `limit` and, where given, `hard_stop`.
+
+    Raises:
+        DocumentError: it matches on what is not known of a single call.
+    """
+    problems = not_of_a_call(model.match, site)
+    if problems:
+        raise DocumentError(problems)
     shares = [ShareLevel(_percent(warning.at), warning.at) for warning in model.warn if isinstance(warning, WarnAt)]
     shares.append(ShareLevel("limit", Fraction(1)))
     if model.at_limit.hard_stop_at is not None:
@@ -138,7 +148,16 @@ def compile_budget(model: BudgetModel, site: Site) -> BudgetRule:
         model.fail or site.defaults.fail,
         model.at_limit.target,
         model.at_limit.do,
+        f"{model.limit.kind} {model.limit.window}" if model.limit.window else "lifetime",
     )
+
+
+def not_of_a_call(match: Matcher, site: Site) -> list[Problem]:
+    """Names that a `match` asks for and no single call answers: the rule would never match."""
+    return [
+        site.problem(f"`{name}` is a fact of a run, not of a call", "match on who, what or where it is", "match", name)
+        for name in sorted(match.names & (set(FACTS) - {"failed", "status"}))
+    ]
 
 
 def _window(limit: Limit, timezone: str) -> Window_:
@@ -157,4 +176,4 @@ def _percent(share: Fraction) -> str:
     return f"{float(share * 100):g}%"
 
 
-KIND: RuleKind[None] = register(RuleKind(name="budgets", model=BudgetModel))
+KIND = register(RuleKind(name="budgets", model=BudgetModel, build=compile_budget))

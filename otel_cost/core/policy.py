@@ -1,0 +1,555 @@
+"""Policy: every call is counted in the budgets of the loaded rules; levels that are crossed become alerts.
+
+A call counts at its own start, for those it and its run are known to be for; when
+more becomes known, it moves. Nothing here asks what time it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import ceil
+from typing import TYPE_CHECKING, Any, Final
+
+from otel_cost.core.assemble.summary import total
+from otel_cost.core.budget import CALL_NS, KEEP_NS, Budgets, BurnLevel, Crossing, ShareLevel, Spend
+from otel_cost.core.budget.window import DAY_NS, Calendar, Rolling
+from otel_cost.core.enrich.lines import rfc3339
+from otel_cost.core.model.finding import Alert
+from otel_cost.core.model.money import exact_text, nano_to_text
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Reason, Severity
+from otel_cost.core.rules.kind import Action, Mode, Stop, Warn, decision_verbs
+from otel_cost.core.rules.match import attribute_of
+from otel_cost.core.watch import evidence, facts
+from otel_cost.quantities import duration_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from otel_cost.core.assemble.run import Change, Run
+    from otel_cost.core.budget import Standing, Use
+    from otel_cost.core.model.attributes import Attributes
+    from otel_cost.core.model.call import Call
+    from otel_cost.core.rules import RuleSet
+    from otel_cost.core.rules.kind import Actions
+    from otel_cost.core.rules.kinds.budgets import BudgetRule
+
+# What 64 bits do not hold is a sender's mistake, and must not stop the engine.
+_MOST: Final = 2**62
+_MOST_NOTICES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an alert asks of those who answer harnesses. `keys`: whom besides the alert's run (`user:ann`, `*`)."""
+
+    actions: Actions
+    shadow: bool
+    closed: bool
+    keys: tuple[str, ...]
+    until_ns: int | None  # the end of the window, where that is known
+
+
+class Policy:
+    """The budgets and exceptions of one rule set over all runs. Not thread-safe: it belongs to the engine."""
+
+    def __init__(self, rules: RuleSet) -> None:
+        self._rules = {rule.name: rule for rule in rules.budgets}
+        self._exceptions = {one.name: one for one in rules.exceptions}
+        self._budgets = Budgets([rule.budget for rule in self._rules.values()])
+        self._attributes = tuple((name, attribute_of(name) or name) for name in sorted(rules.attributes))
+        self._unknown_price = rules.defaults.unknown_price
+        self._noticed: set[tuple[str, str | None, str | None]] = set()
+        self._runs: dict[tuple[str, str], Run] = {}  # open ones that have spent something
+        self._names: dict[Run, str] = {}
+        self._open: dict[str, tuple[Alert, Order]] = {}  # by fingerprint
+        self._told: dict[str, tuple[int, int]] = {}  # fingerprint → episodes so far, when the last one was told
+        self._muted: set[str] = set()  # episodes that a restart found and that had been closed before it
+        self._swept_ns = 0
+
+    def said(self, attributes: Attributes, resource: Attributes) -> dict[str, str]:
+        """What a record says on the attributes that rules name."""
+        found: dict[str, str] = {}
+        for name, key in self._attributes:
+            of_resource = name.startswith("resource.")
+            plain = name.removeprefix("resource.").removeprefix("attr:")
+            value = None if of_resource else attributes.get(plain)
+            value = resource.get(plain) if value is None else value
+            if isinstance(value, bool):
+                found[key] = str(value).lower()
+            elif isinstance(value, str | int | float) and value != "":
+                found[key] = str(value)
+        return found
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def put(self, run: Run, change: Change, now_ns: int) -> Iterator[Alert]:
+        """A call appeared, changed or went."""
+        if not self._rules:
+            return
+        old, new = change.old, change.new
+        if old is not None and old.step.start_ns < now_ns - CALL_NS and run.told.get(old.id) is not None:
+            spend = self._spend(run, old)
+            if spend is not None:
+                self._budgets.recall(run.tenant, old.id, spend)  # counted then, forgotten since
+        if new is not None:
+            yield from self._count(run, new, now_ns)
+        elif old is not None:
+            for crossing in self._budgets.put(run.tenant, old.id, None):
+                yield from self._alert(crossing, now_ns, run, old)
+
+    def relabel(self, run: Run, now_ns: int) -> Iterator[Alert]:
+        """A run's name, or who it is for, has become known: its calls count there."""
+        if self._rules:
+            for call in list(run.calls.values()):
+                if self._budgets.knows(run.tenant, call.id):
+                    yield from self._count(run, call, now_ns)
+
+    def forget(self, run: Run) -> None:
+        """The run is over, or part of another; what it spent stays counted."""
+        self._runs.pop((run.tenant, self._names.pop(run, "")), None)
+
+    def advance(self, now_ns: int) -> Iterator[Alert]:
+        """Let time pass: windows end, and with them what stands because of them."""
+        for crossing in self._budgets.advance(now_ns):
+            yield from self._alert(crossing, now_ns)
+        if now_ns >= self._swept_ns + DAY_NS:
+            self._swept_ns = now_ns
+            self._told = {
+                name: told for name, told in self._told.items() if told[1] > now_ns - KEEP_NS or name in self._open
+            }
+
+    def notice(self, run: Run, call: Call, now_ns: int) -> Iterator[Alert]:
+        """A model or provider without a price is said once for each tenant."""
+        if self._unknown_price == "off" or call.charge.reason not in {Reason.UNKNOWN_MODEL, Reason.UNKNOWN_PROVIDER}:
+            return
+        step = call.step
+        key = (run.tenant, step.provider, step.model)
+        if key in self._noticed:
+            return
+        if len(self._noticed) >= _MOST_NOTICES:
+            self._noticed.clear()
+        self._noticed.add(key)
+        fingerprint = _fingerprint(run.tenant, "unknown_price", step.provider or "", step.model or "")
+        spans = (step.span_id,) if step.span_id else ()
+        yield Alert(
+            id=f"{fingerprint}-1",
+            tenant=run.tenant,
+            run_id=run.id,
+            trace_id=call.trace_id,
+            rule="unknown_price",
+            category=Category.PRICE,
+            kind="unknown_price",
+            state="firing",
+            seq=1,
+            severity=Severity(self._unknown_price),
+            span_ids=spans,
+            onset_span_id=step.span_id,
+            at_span_id=step.span_id,
+            at_ns=now_ns,
+            wasted_nano=0,
+            action="",
+            summary=f"no price is known for model {step.model} of provider {step.provider or 'unknown'}",
+            fingerprint=fingerprint,
+            evidence={"provider": step.provider, "model": step.model, "reason": call.charge.reason.value},
+        )
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    def order(self, alert: Alert) -> Order | None:
+        """What a firing alert of a budget asks for; None: nothing."""
+        found = self._open.get(alert.fingerprint)
+        return found[1] if found is not None and found[0].id == alert.id and found[1].actions else None
+
+    def open_alerts(self) -> list[Alert]:
+        """Alerts of budgets that stand, as told."""
+        return [alert for alert, _ in self._open.values()]
+
+    def standings(self, now_ns: int, tenant: str | None = None, limit: int = 1000) -> list[dict[str, object]]:
+        """Where each group of each budget stands in the window that is running, the fullest first.
+
+        Money as decimal strings; `used_share` of the limit; `exhausted_at`: when a calendar
+        window runs out of money at its average pace so far.
+        """
+        found = [
+            (Fraction(one.spent_nano, one.budget.limit_nano), one)
+            for one in self._budgets.standings(now_ns)
+            if tenant in {None, one.group[0]} and (one.spent_nano or one.uses or one.firing)
+        ]
+        found.sort(key=lambda pair: (-pair[0], pair[1].budget.name, pair[1].group))
+        return [self._standing(share, one, now_ns) for share, one in found[:limit]]
+
+    def _standing(self, share: Fraction, one: Standing, now_ns: int) -> dict[str, object]:
+        rule = self._rules[one.budget.name]
+        return {
+            "rule": rule.name,
+            "mode": rule.mode.value,
+            "tenant": one.group[0],
+            "group": dict(zip(one.budget.per, one.group[1:], strict=True)),
+            "window": rule.window_text,
+            "window_start": rfc3339(one.window_start_ns) if one.window_start_ns else None,
+            "window_end": None if one.window_end_ns is None else rfc3339(one.window_end_ns),
+            "limit_usd": nano_to_text(one.budget.limit_nano),
+            "spent_usd": nano_to_text(one.spent_nano + sum(use.nano for use in one.uses)),
+            "counted_usd": nano_to_text(one.spent_nano),
+            "left_usd": nano_to_text(max(0, one.budget.limit_nano - one.spent_nano)),
+            "used_share": round(float(share), 4),
+            "exhausted_at": _exhausted_at(rule, one.spent_nano, now_ns),
+            "firing": [level.name for level in one.firing],
+            "top_run": one.top_run or None,
+            "top_run_usd": nano_to_text(one.top_nano),
+            "exceptions": [self._used(use) for use in one.uses],
+        }
+
+    # --- after a restart ----------------------------------------------------------------------------------------------
+
+    def since_ns(self, now_ns: int) -> int | None:
+        """How far back spending still counts; None: there are no budgets."""
+        if not self._rules:
+            return None
+        since = now_ns - CALL_NS
+        for rule in self._rules.values():
+            window = rule.budget.window
+            if isinstance(window, Calendar):
+                since = min(since, window.bounds(now_ns)[0])
+            else:
+                since = min(since, now_ns - (window.length_ns if isinstance(window, Rolling) else 7 * DAY_NS))
+            burns = (level.over_ns for level in rule.budget.levels if isinstance(level, BurnLevel))
+            since = min([since, *(now_ns - over for stretches in burns for over in stretches)])
+            grants = (relief for relief in rule.budget.reliefs if relief.grant_nano is not None)
+            since = min([since, *(max(now_ns - KEEP_NS, relief.since_ns) for relief in grants)])
+        return max(0, since)
+
+    def restore(self, spends: Iterable[tuple[str, Spend]], told: Iterable[Alert], now_ns: int) -> Iterator[Alert]:
+        """Count again what was spent before a restart.
+
+        Args:
+            spends: (call id, spend) by time, from `since_ns` on.
+            told: the last word on each episode that was told.
+            now_ns: the time.
+
+        Returns:
+            What is new: levels that edited rules put below, or above, what was spent.
+        """
+        firing: dict[str, Crossing] = {}
+        for call_id, spend in spends:
+            for crossing in self._budgets.put(spend.tenant, call_id, self._complete(spend)):
+                if crossing.state == "firing":
+                    firing[self._name(crossing)] = crossing
+                elif crossing.state == "resolved":
+                    firing.pop(self._name(crossing), None)
+        known = {alert.fingerprint: alert for alert in sorted(told, key=lambda one: one.seq) if _is_budget(alert)}
+        for name, alert in known.items():
+            self._told[name] = (alert.seq, alert.at_ns)
+        for name, crossing in firing.items():
+            before = known.get(name)
+            if before is None:
+                yield from self._alert(crossing, now_ns)
+            elif before.state == "firing":
+                self._open[name] = (before, self._order(crossing))
+            else:
+                self._muted.add(name)  # its end was told; ours comes with the next tick
+        for name, alert in known.items():
+            if alert.state == "firing" and name not in firing:
+                yield _resolved(alert, now_ns, {})
+
+    # --- counting -----------------------------------------------------------------------------------------------------
+
+    def _count(self, run: Run, call: Call, now_ns: int) -> Iterator[Alert]:
+        spend = self._spend(run, call)
+        if spend is not None and self._names.get(run) != spend.run:
+            self.forget(run)
+            self._names[run] = spend.run
+            self._runs[run.tenant, spend.run] = run
+        for crossing in self._budgets.put(run.tenant, call.id, spend):
+            yield from self._alert(crossing, now_ns, run, call)
+
+    def _spend(self, run: Run, call: Call) -> Spend | None:
+        nano = call.nano
+        if not nano or nano > _MOST:
+            return None
+        at_ns = min(call.step.start_ns, _MOST)
+        return self._complete(Spend(run.tenant, run.id, at_ns, nano, facts(run, call)))
+
+    def _complete(self, spend: Spend) -> Spend:
+        """With attributes under the names that rules give them."""
+        if not self._attributes:
+            return spend
+        said = spend.facts
+        return replace(spend, facts={**said, **{name: said.get(key) for name, key in self._attributes}})
+
+    # --- alerts -------------------------------------------------------------------------------------------------------
+
+    def _name(self, crossing: Crossing) -> str:
+        """Fingerprint: the same level of the same group, in the same window where windows have a start."""
+        starts = isinstance(crossing.budget.window, Calendar) and isinstance(crossing.level, ShareLevel)
+        start = crossing.window_start_ns if starts else 0
+        tenant, *group = crossing.group
+        return _fingerprint(tenant, crossing.budget.name, crossing.level.name, *group, str(start))
+
+    def _alert(
+        self, crossing: Crossing, now_ns: int, run: Run | None = None, call: Call | None = None
+    ) -> Iterator[Alert]:
+        if crossing.state == "excepted":
+            for use in crossing.uses:
+                yield self._exception_used(crossing, use, now_ns, run, call)
+            return
+        rule, name = self._rules[crossing.budget.name], self._name(crossing)
+        if crossing.state == "resolved":
+            found = self._open.pop(name, None)
+            if found is not None and name not in self._muted:
+                yield _resolved(found[0], now_ns, {"observed": nano_to_text(crossing.spent_nano)})
+            self._muted.discard(name)
+            return
+        order = self._order(crossing)
+        alert = replace(
+            self._told_of(crossing, now_ns, run, call, name),
+            kind=_kind(crossing),
+            severity=_severity(rule, crossing),
+            action="" if order.shadow else decision_verbs(order.actions),
+            summary=self._summary(rule, crossing),
+        )
+        self._open[name] = (alert, order)
+        yield alert
+
+    def _told_of(self, crossing: Crossing, now_ns: int, run: Run | None, call: Call | None, fingerprint: str) -> Alert:
+        """The alert as far as it is the same for every kind."""
+        rule = self._rules[crossing.budget.name]
+        offender, offence = run, call
+        if rule.target == "top_burner" and (run is None or run.id != crossing.top_run):
+            offender = self._runs.get((crossing.group[0], crossing.top_run))
+            offence = None if offender is None else max(offender.calls.values(), key=_when, default=None)
+        seq = self._told.get(fingerprint, (0, 0))[0] + 1
+        self._told[fingerprint] = (seq, now_ns)
+        span_id = b"" if offence is None else offence.step.span_id
+        told = {} if offender is None or offence is None else evidence(offender, offence) | _costliest(offender)
+        return Alert(
+            id=f"{fingerprint}-{seq}",
+            tenant=crossing.group[0],
+            run_id=crossing.top_run if offender is None else offender.id,
+            trace_id=b"" if offence is None else offence.trace_id,
+            rule=rule.name,
+            category=Category.BUDGET,
+            kind="",
+            state="firing",
+            seq=seq,
+            severity=Severity.NOTICE,
+            span_ids=(span_id,) if span_id else (),
+            onset_span_id=span_id,
+            at_span_id=span_id,
+            at_ns=now_ns,
+            wasted_nano=0,
+            action="",
+            summary="",
+            fingerprint=fingerprint,
+            evidence=told | self._compared(rule, crossing),
+        )
+
+    def _compared(self, rule: BudgetRule, crossing: Crossing) -> dict[str, object]:
+        """The numbers that were compared, and whose they are."""
+        budget, level = crossing.budget, crossing.level
+        said: dict[str, object] = {
+            "budget": rule.name,
+            "group": dict(zip(budget.per, crossing.group[1:], strict=True)),
+            "level": level.name,
+            "observed": nano_to_text(crossing.spent_nano),
+            "threshold": nano_to_text(
+                ceil(level.share * budget.limit_nano) if isinstance(level, ShareLevel) else budget.limit_nano
+            ),
+            "limit_usd": nano_to_text(budget.limit_nano),
+            "spent_usd": nano_to_text(crossing.spent_nano + sum(use.nano for use in crossing.uses)),
+            "window": rule.window_text,
+            "window_start": rfc3339(crossing.window_start_ns) if crossing.window_start_ns else None,
+            "crossed_at": rfc3339(crossing.at_ns),
+            "target": rule.target,
+            "top_run": crossing.top_run,
+            "top_run_usd": nano_to_text(crossing.top_nano),
+            "mode": rule.mode.value,
+        }
+        if isinstance(level, BurnLevel):
+            said |= {"burn_rate": exact_text(level.rate), "over": [duration_text(over) for over in level.over_ns]}
+        exhausted_at = _exhausted_at(rule, crossing.spent_nano, crossing.at_ns)
+        if exhausted_at is not None:
+            said["exhausted_at"] = exhausted_at
+        if crossing.uses:
+            said["exceptions"] = [self._used(use) for use in crossing.uses]
+        return said
+
+    def _used(self, use: Use) -> dict[str, object]:
+        """An exception and what it took: in this window, in all, and what is left of a grant."""
+        one = self._exceptions[use.relief.name]
+        grant = use.relief.grant_nano
+        return {
+            "name": one.name,
+            "used_usd": nano_to_text(use.nano),
+            "used_in_all_usd": nano_to_text(use.in_all_nano),
+            "left_usd": None if grant is None else nano_to_text(grant - use.in_all_nano),
+            "expires": one.expires,
+            "owner": one.owner,
+            "reason": one.reason,
+        }
+
+    def _exception_used(self, crossing: Crossing, use: Use, now_ns: int, run: Run | None, call: Call | None) -> Alert:
+        window = crossing.budget.window
+        start = crossing.at_ns // window.length_ns if isinstance(window, Rolling) else crossing.window_start_ns
+        tenant, *group = crossing.group
+        name = _fingerprint(tenant, use.relief.name, crossing.budget.name, *group, str(start))
+        grant = use.relief.grant_nano
+        left = "" if grant is None else f", {_short(grant - use.in_all_nano)} left"
+        alert = self._told_of(crossing, now_ns, run, call, name)
+        return replace(
+            alert,
+            rule=use.relief.name,
+            category=Category.POLICY,
+            kind="exception_used",
+            summary=(
+                f"{self._summary(self._rules[crossing.budget.name], crossing)}; exception {use.relief.name} "
+                f"takes {_short(use.nano)} USD of it{left}"
+            ),
+            evidence=alert.evidence | self._used(use),
+        )
+
+    def _order(self, crossing: Crossing) -> Order:
+        rule = self._rules[crossing.budget.name]
+        group = dict(zip(crossing.budget.per, crossing.group[1:], strict=True))
+        keys: tuple[str, ...] = ()
+        if rule.target == "everyone":
+            known = [
+                f"{name}:{value}" for name, value in group.items() if name in {"user", "team", "workflow"} and value
+            ]
+            keys = tuple(known) if len(known) == len(group) == 1 else () if group else ("*",)
+        window = crossing.budget.window
+        until = window.bounds(crossing.at_ns)[1] if isinstance(window, Calendar) else None
+        return Order(_actions(rule, crossing), rule.mode is Mode.SHADOW, rule.fail == "closed", keys, until)
+
+    def _summary(self, rule: BudgetRule, crossing: Crossing) -> str:
+        named = ", ".join(
+            f"{name} {value or '(unknown)'}"
+            for name, value in zip(crossing.budget.per, crossing.group[1:], strict=True)
+        )
+        spent = crossing.spent_nano + (sum(use.nano for use in crossing.uses) if crossing.state == "excepted" else 0)
+        share = round(100 * Fraction(spent, crossing.budget.limit_nano))
+        said = (
+            f"{named or 'everyone together'}: {_short(spent)} of {_short(crossing.budget.limit_nano)} USD spent "
+            f"({share}%, {rule.window_text})"
+        )
+        if isinstance(crossing.level, BurnLevel):
+            said += f", {exact_text(crossing.level.rate)} times faster than the limit allows"
+        if crossing.top_run and "run" not in crossing.budget.per:
+            said += f"; run {crossing.top_run} took {_short(crossing.top_nano)}"
+        return said
+
+
+def _actions(rule: BudgetRule, crossing: Crossing) -> Actions:
+    match _kind(crossing):
+        case "budget_limit":
+            return rule.actions
+        case "budget_hard_stop":
+            return (Action(stop=Stop()),)
+        case "budget_warn" if "run" in crossing.budget.per:
+            return (Action(warn=Warn()),)  # of a limit of its own an agent is told; of a shared one people are
+    return ()
+
+
+def _kind(crossing: Crossing) -> str:
+    level = crossing.level
+    if isinstance(level, BurnLevel):
+        return "burn_rate"
+    return {"limit": "budget_limit", "hard_stop": "budget_hard_stop"}.get(level.name, "budget_warn")
+
+
+_SEVERITIES: Final = {
+    "budget_warn": Severity.NOTICE,
+    "burn_rate": Severity.WARNING,
+    "budget_limit": Severity.WARNING,
+    "budget_hard_stop": Severity.CRITICAL,
+}
+
+
+def _severity(rule: BudgetRule, crossing: Crossing) -> Severity:
+    """A rule's own severity is that of its limit; warnings before it stay notices."""
+    kind = _kind(crossing)
+    return _SEVERITIES[kind] if rule.severity is None or kind == "budget_warn" else rule.severity
+
+
+def _costliest(run: Run) -> dict[str, object]:
+    """The part of a run that costs most: of the agents below the one that has it all, else of the single calls."""
+    below: dict[tuple[str, str], int] = {}
+    whole = total(run.calls.values())
+    for call in run.calls.values():
+        if not call.nano:
+            continue
+        for step in run.place(call.steps[0]).agents:
+            key = (step.agent or step.name, step.span_id.hex())
+            below[key] = below.get(key, 0) + call.nano
+    parts = {key: nano for key, nano in below.items() if nano != whole}
+    if not parts:
+        parts = {
+            (call.step.model or call.step.tool or call.step.name, call.step.span_id.hex()): call.nano
+            for call in run.calls.values()
+            if call.nano
+        }
+    if not parts:
+        return {}
+    (name, span_id), nano = min(parts.items(), key=lambda part: (-part[1], part[0]))
+    return {"costliest": {"name": name, "span_id": span_id, "cost_usd": nano_to_text(nano)}}
+
+
+def _exhausted_at(rule: BudgetRule, spent_nano: int, at_ns: int) -> str | None:
+    """When a calendar window's money is gone at the average pace so far; None: not in this window, or already."""
+    window = rule.budget.window
+    if not isinstance(window, Calendar) or not 0 < spent_nano < rule.budget.limit_nano:
+        return None
+    start, end = window.bounds(at_ns)
+    gone = start + ceil(Fraction((at_ns - start) * rule.budget.limit_nano, spent_nano))
+    return rfc3339(gone) if gone < end else None
+
+
+def _resolved(alert: Alert, now_ns: int, now_known: dict[str, object]) -> Alert:
+    return replace(
+        alert, id=f"{alert.id}-resolved", state="resolved", at_ns=now_ns, evidence=alert.evidence | now_known
+    )
+
+
+def _is_budget(alert: Alert) -> bool:
+    return alert.category is Category.BUDGET
+
+
+def _fingerprint(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _when(call: Call) -> tuple[bool, int, str]:
+    return call.kind in MODEL_KINDS, call.step.start_ns, call.id
+
+
+def _short(nano: int) -> str:
+    """Dollars for people: cents, or all of it where there is less."""
+    cent = 10**7
+    return nano_to_text(nano if abs(nano) < cent else (nano + cent // 2) // cent * cent)
+
+
+def alert_of(line: dict[str, Any]) -> Alert:
+    """The alert that a ledger's line (`alert_json`) tells of; of its numbers what `restore` needs."""
+    return Alert(
+        id=str(line["id"]).removesuffix("-resolved"),
+        tenant=line["tenant"],
+        run_id=line["run_id"],
+        trace_id=bytes.fromhex(line["trace_id"]),
+        rule=line["rule"],
+        category=Category(line["category"]),
+        kind=line["kind"],
+        state=line["state"],
+        seq=line["seq"],
+        severity=Severity(line["severity"]),
+        span_ids=tuple(map(bytes.fromhex, line["span_ids"])),
+        onset_span_id=bytes.fromhex(line["onset_span_id"]),
+        at_span_id=bytes.fromhex(line["at_span_id"]),
+        at_ns=int(line["at_unix_nano"]),
+        wasted_nano=0,
+        action=line["action"],
+        summary=line["summary"],
+        fingerprint=line["fingerprint"],
+        evidence=line["evidence"],
+    )
