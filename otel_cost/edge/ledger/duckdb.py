@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import duckdb
 from arro3.core import Array, DataType, Table
 
+from otel_cost.core.budget import Spend
 from otel_cost.core.enrich.lines import rfc3339, trace_line, usd
 from otel_cost.core.enrich.records import alert_json, correction_json
 from otel_cost.core.model.money import Rate, exact_text, usd_to_nano
@@ -456,6 +457,24 @@ class DuckDbLedger:
     def sent_alerts(self) -> set[tuple[str, str]]:
         return set(self._rows("SELECT tenant, id FROM alerts"))
 
+    def spends(self, since_ns: int) -> Iterator[tuple[str, Spend]]:
+        dimensions = ", ".join(f'coalesce(f."{name}", r."{name}")' for name in _WHO)
+        with self._reading() as db:
+            result = db.execute(
+                "SELECT replace(c.id::VARCHAR, '-', '')[:24], f.tenant, c.run_id, c.start_ns, c.nano, f.attrs, f.agent,"  # noqa: S608  # our own names
+                " f.model, f.provider, f.tool, f.kind, f.status, c.failed, coalesce(c.session, r.session),"
+                f" {dimensions} FROM call_rows c JOIN facets f ON f.id = c.facet"
+                " LEFT JOIN runs r ON r.tenant = f.tenant AND r.run_id = c.run_id"
+                " WHERE c.start_ns >= ? AND c.nano > 0 ORDER BY c.start_ns, c.id",
+                [_from(since_ns)],
+            )
+            names = ("agent", "model", "provider", "tool", "kind", "status", "failed", "session", *_WHO)
+            while rows := result.fetchmany(10_000):
+                for call_id, tenant, run_id, start_ns, nano, attrs, *told in rows:
+                    facts = (json.loads(attrs) if attrs else {}) | dict(zip(names, told, strict=True))
+                    facts |= {"tenant": tenant, "run": run_id}
+                    yield call_id, Spend(tenant, run_id, start_ns, nano, facts)
+
     def report(
         self,
         by: Sequence[str] = (),
@@ -802,14 +821,24 @@ def _load(db: Connection, shape: _Shape, rows: Sequence[tuple[object, ...]], ver
 
 _OF_RUN: Final = "tenant = ? AND (run_id = ? OR list_contains(?::BLOB[], trace_id))"
 
-# What each wasteful episode burnt, spread over the calls it burnt it on, to the nano-dollar: in proportion to
+# Of a run's episodes those that its own figure counts (`core/assemble/summary.wasted`): its loops, or the largest
+# single one if that is more. What each burnt is spread over the calls it burnt it on, to the nano-dollar: in proportion to
 # their cost, the rest to the dearest. The calls are those of its spans from the onset on; where these have no
 # price (tools), the model calls of the same run between them; where there are none, all calls of the run.
 _WASTE: Final = """
-episodes AS (
-    SELECT tenant, run_id, trace_id, wasted_nano, onset, string_split(span_ids, ',') AS spans, episode
+told AS (
+    SELECT tenant, run_id, trace_id, wasted_nano, onset, string_split(span_ids, ',') AS spans, episode,
+        json_extract_string(line, '$.category') = 'loop' AS is_loop
     FROM alerts WHERE wasted_nano > 0
     QUALIFY row_number() OVER (PARTITION BY tenant, episode ORDER BY resolved DESC) = 1
+),
+episodes AS (
+    SELECT * FROM told
+    WINDOW run AS (PARTITION BY tenant, run_id)
+    QUALIFY CASE
+        WHEN coalesce(sum(wasted_nano) FILTER (is_loop) OVER run, 0) >= max(wasted_nano) OVER run THEN is_loop
+        ELSE row_number() OVER (PARTITION BY tenant, run_id ORDER BY wasted_nano DESC, episode) = 1
+    END
 ),
 suspects AS (
     SELECT e.tenant, e.episode, e.wasted_nano, c.id, c.nano, c.start_ns, lower(hex(c.span_id)) AS span,
