@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -110,7 +111,7 @@ def _in_rules(documents: list[Document]) -> list[Problem]:
     from otel_cost.errors import DocumentError
 
     try:
-        load_rules(documents)
+        load_rules(documents, now_ns=time.time_ns())
     except DocumentError as error:
         return error.problems
     return []

@@ -16,6 +16,7 @@ from otel_cost.errors import OtelCostError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from otel_cost.core.budget import Spend
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.effects import Correction, Effects
     from otel_cost.core.model.finding import Alert
@@ -121,6 +122,12 @@ class Ledger(Protocol):
 
     def sent_alerts(self) -> set[tuple[str, str]]:
         """(tenant, id) of every alert written down: a replay sends none of them again."""
+
+    def spends(self, since_ns: int) -> Iterator[tuple[str, Spend]]:
+        """(call id, what it cost and for whom) of every priced call that started at `since_ns` or later, by start.
+
+        Facts are the dimensions and the attributes that were kept, by name.
+        """
 
     def report(
         self,

@@ -159,6 +159,32 @@ def test_the_story_of_a_closed_run_is_the_story_of_the_open_one(ledger: Ledger) 
     assert [branch["self_usd"] for branch in told["tree"][0]["children"]] == ["0.00000003", None]  # type: ignore[index]
 
 
+def test_spends_are_what_budgets_are_counted_from_again(ledger: Ledger) -> None:
+    early = a_call("early", nano=1)
+    calls = [
+        a_call("b", nano=30, start_s=7, who={"user": "ann", "app.tier": "gold"}),
+        a_call("a", nano=5, start_s=5, session="s", failed=True),
+        a_call("hole", nano=None, start_s=6),
+        a_call("free", nano=0, start_s=6),
+    ]
+    ledger.commit(batch_of(closed(early, *calls, who={"user": "eve", "team": "core"})), 1)
+    spends = list(ledger.spends(NOON_NS + 10**9))
+    assert [(call_id, one.nano, one.at_ns) for call_id, one in spends] == [
+        (calls[1].id, 5, NOON_NS + 5 * 10**9),
+        (calls[0].id, 30, NOON_NS + 7 * 10**9),
+    ]
+    first, second = (one.facts for _, one in spends)
+    assert (first["user"], first["team"], first["session"], first["failed"]) == ("eve", "core", "s", True)
+    assert (second["user"], second["app.tier"], second["model"], second["kind"]) == (
+        "ann",
+        "gold",
+        "claude-haiku-4-5",
+        "inference",
+    )
+    assert {one.tenant for _, one in spends} == {"default"}
+    assert len(list(ledger.spends(0))) == 3
+
+
 def test_a_run_that_is_still_open_shows_what_is_known(ledger: Ledger) -> None:
     ledger.commit(batch_of(written(a_call("a", nano=30), a_call("b", nano=None), run_id="session-1")), 1)
     for name in ("session-1", RUN):
