@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from otel_cost.core.assemble import summary
 from otel_cost.core.assemble.runs import Caps, Runs
 from otel_cost.core.assemble.snapshot import thaw
+from otel_cost.core.decide.standing import Standing
 from otel_cost.core.enrich.attributes import (
     call_attributes,
     run_attributes,
@@ -34,8 +35,10 @@ from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, Status
 from otel_cost.core.normalise import normalise_log, normalise_span
+from otel_cost.core.normalise._hook import hook_step
 from otel_cost.core.normalise._read import who_of
 from otel_cost.core.policy import Policy
+from otel_cost.core.rules.kind import Mode
 from otel_cost.core.watch import Watch
 
 if TYPE_CHECKING:
@@ -43,8 +46,9 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from otel_cost.core.assemble.run import Change, Run
+    from otel_cost.core.decide import Decision
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.event import LogEvent, SpanEvent
+    from otel_cost.core.model.event import HookEvent, LogEvent, SpanEvent
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.price import PriceBook
@@ -97,6 +101,8 @@ class Engine:
         self._held: deque[Held] = deque()
         self._rows: deque[tuple[int, Run, str]] = deque()  # (due, run, call id): not yet written
         self._unwritten: set[tuple[Run, str]] = set()
+        self._standing = Standing()
+        self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
         self._position = 0  # of the request that is being fed, or was last
 
     # ---- input -------------------------------------------------------------
@@ -120,6 +126,20 @@ class Engine:
             logs: list[LogEvent] = events  # type: ignore[assignment]
             for *_, index in sorted((log.time_ns, log.span_id, index) for index, log in enumerate(logs)):
                 self._effects.outgoing.append(self._log(logs[index], now_ns))
+
+    def hook(self, event: HookEvent, now_ns: int) -> Decision:
+        """Take in what a harness tells, then say whether it may go on."""
+        self._standing.observe(event)
+        step = hook_step(event)
+        if step is not None:
+            run = self.runs.take(event.tenant, step.trace_id, step, self._position, now_ns)
+            steps = len(run.steps)
+            run.add_step(step)
+            self.runs.steps += len(run.steps) - steps
+            if step.kind in MODEL_KINDS:
+                run = self.runs.twin(run, step)
+            self._follow(run, now_ns)
+        return self._standing.decide(event)
 
     def forward(self, payload: bytes, position: int) -> None:
         """Metrics go on as they came."""
@@ -261,7 +281,7 @@ class Engine:
         changes, run.changes = run.changes, []
         moves, run.moves = run.moves, []
         for was, now in moves:
-            self._alerts(self._watch.move(run, was, now, now_ns))
+            self._loops(run, None, self._watch.move(run, was, now, now_ns), now_ns)
         for change in changes:
             self._changed(run, change, now_ns)
 
@@ -279,7 +299,7 @@ class Engine:
             run.told[call.id] = call.nano
         self._schedule(run, call.id, now_ns)
         if call.charge.reason is not Reason.MISSING_MODEL:  # else its parents, still to come, may name the model
-            self._alerts(self._watch.feed(run, call, now_ns))
+            self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)
 
     def _schedule(self, run: Run, call_id: str, now_ns: int) -> None:
         if (run, call_id) not in self._unwritten:
@@ -289,11 +309,12 @@ class Engine:
     def _write(self, run: Run, call_id: str, now_ns: int) -> None:
         call = run.calls.get(call_id)
         if call is not None:
-            call.who = run.who | call.step.who
+            who = run.who | call.step.who
+            call.who = run.who if who == run.who else who  # nearly always shared by the whole run
             self._effects.calls.append((run.tenant, run.id, call))
             run.told.setdefault(call.id, call.nano)
             if call.charge.reason is Reason.MISSING_MODEL:
-                self._alerts(self._watch.feed(run, call, now_ns))
+                self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)
             self._alerts(self.policy.notice(run, call, now_ns))
             # The detectors have seen it, and another record of the same call would have come by now.
             call.step.forget_content()
@@ -309,6 +330,16 @@ class Engine:
         self._effects.outgoing.append(
             Outgoing(Signal.LOGS, self._position, correction_record(said), b"", OWN_RESOURCE, OWN_SCOPE)
         )
+
+    def _loops(self, run: Run, call: Call | None, alerts: Iterable[Alert], now_ns: int) -> None:
+        """Tell of loops, and let stand what their rules decide; the call's content is still there."""
+        told = list(alerts)
+        for alert in told:
+            rule = self._deciding.get(alert.rule)
+            if rule is not None:
+                shadow = rule.mode is Mode.SHADOW
+                self._standing.note(alert, rule.actions, now_ns=now_ns, call=call, sessions=run.sessions, shadow=shadow)
+        self._alerts(told)
 
     def _alerts(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
@@ -354,7 +385,7 @@ class Engine:
         self._follow(run, now_ns)
         for call_id in run.calls:
             self._write(run, call_id, now_ns)
-        self._alerts(self._watch.finish(run, now_ns))
+        self._loops(run, None, self._watch.finish(run, now_ns), now_ns)
         self.policy.forget(run)
         self._effects.closed.append(summary.close(run))
 

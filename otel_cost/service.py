@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
+    from otel_cost.core.decide import Decision
+    from otel_cost.core.model.event import HookEvent
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
@@ -182,6 +184,11 @@ class Service:
         """Every open run as it stands."""
         runs: list[RunSummary] = self._ask(self.engine.open_runs)
         return runs
+
+    def decide(self, event: HookEvent) -> Decision:
+        """Take in a harness's hook call and answer it, between two requests of telemetry."""
+        decision: Decision = self._ask(lambda: self.engine.hook(event, event.received_ns))
+        return decision
 
     def run_lines(self) -> list[dict[str, object]]:
         """Every open run in contract lines: its calls, its traces, itself."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.assemble.summary import in_order, route, total, wasted
+from otel_cost.core.decide import Verb
 from otel_cost.core.detect import Observed
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.finding import Alert
@@ -236,17 +237,25 @@ def _inhibited(watched: Watched, rule: Loop, finding: Finding) -> bool:
     """Is this loop already told, as loud or louder, by another rule? One episode is one alarm and is paid for once."""
     if rule.detector.category is not Category.LOOP:
         return False
+    strictness = _strictness(rule.action if rule.mode is Mode.ENFORCE else "")
     loudness = _LOUDNESS.index(rule.severity or finding.severity)
     spans = set(finding.span_ids)
     return any(
         alert.category is Category.LOOP
         and _LOUDNESS.index(alert.severity) >= loudness
+        and _strictness(alert.action) >= strictness
         and not spans.isdisjoint(alert.span_ids)
         for alert in watched.open.values()
     )
 
 
 _LOUDNESS: Final = tuple(Severity)
+
+
+def _strictness(action: str) -> int:
+    """How much an alert's action asks of the agent; its strictest verb stands first, "" is none."""
+    first = action.partition(",")[0].strip()
+    return Verb.of(first) if first else Verb.ALLOW
 
 
 def facts(run: Run, call: Call) -> dict[str, object]:

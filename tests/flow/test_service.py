@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,71 +27,16 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
-from backends import OverGrpc, OverHttp
 from load import export_requests
+from running import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from backends import OverGrpc, OverHttp
+    from running import Process
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-
-
-class Process:
-    """`otel-cost serve` on free ports."""
-
-    def __init__(self, folder: Path, config: str = "") -> None:
-        file = folder / "config.yaml"
-        file.write_text(config)
-        self.data = folder / "data"
-        self.log = folder / "log.txt"
-        sets = ["receivers.otlp.protocols.grpc.endpoint", "receivers.otlp.protocols.http.endpoint", "api.endpoint"]
-        arguments = [part for key in sets for part in ("--set", f"{key}=127.0.0.1:0")]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "otel_cost", "serve", "-c", str(file), "--data-dir", str(self.data), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=self.log.open("ab"),
-            env=os.environ | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
-            text=True,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        ready = re.fullmatch(r"otel-cost ready grpc=(\S+) http=(\S+) api=(\S+)\n", line)
-        assert ready, line + self.log.read_text()
-        self.grpc, self.http, self.api = ready.groups()
-
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.api + path, timeout=10) as answer:
-            body = answer.read().decode()
-        return json.loads(body) if answer.headers["Content-Type"].startswith("application/json") else body
-
-    def stop(self, how: int = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        code = self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
-
-
-@pytest.fixture
-def backends() -> Iterator[tuple[OverGrpc, OverHttp]]:
-    one, other = OverGrpc(), OverHttp()
-    yield one, other
-    one.stop()
-    other.stop()
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    started: list[Process] = []
-
-    def start(config: str = "") -> Process:
-        started.append(Process(tmp_path, config))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.process.poll() is None:
-            process.stop(signal.SIGKILL)
 
 
 def to_both(one: OverGrpc, other: OverHttp) -> str:
@@ -104,13 +46,6 @@ exporters:
   otlp_http/other: {{endpoint: "http://127.0.0.1:{other.port}"}}
 engine: {{settle: 200ms}}
 """
-
-
-def until(true: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 class JsonExporter(SpanExporter):

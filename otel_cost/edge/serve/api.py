@@ -21,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 
 from otel_cost.edge.ledger import LedgerUnavailableError, UnknownDimensionError
 from otel_cost.edge.serve import discovery
+from otel_cost.edge.serve.hooks import hook_routes
 from otel_cost.edge.serve.openapi import document
 from otel_cost.edge.serve.pages import HERE, Pages
 from otel_cost.edge.serve.views import Views
@@ -123,6 +124,7 @@ def make_app(host: Host, *, reload: Callable[[], None] | None = None) -> ASGIApp
                 Route("/v1/alerts", alerts),
                 Route("/openapi.json", openapi),
                 Route("/-/reload", reloaded, methods=["POST"]),
+                *hook_routes(lambda event: host.decide(event)),  # noqa: PLW0108  # the host may not be complete yet
                 Mount("/static", StaticFiles(directory=HERE / "static")),
             ],
             exception_handlers={HTTPException: _http_error, OtelCostError: _own_error},

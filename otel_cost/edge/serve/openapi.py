@@ -78,6 +78,21 @@ def document() -> dict[str, Any]:
                 answer=_object(alerts={"type": "array", "items": {"type": "object"}}),
                 refused=True,
             ),
+            "/v1/decide": {
+                "post": {
+                    "summary": "May an agent go on? Asked before its next model or tool call",
+                    "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
+                    "responses": {"200": _answer(_object(decision=_TEXT))},
+                }
+            },
+            "/v1/hooks/{dialect}": {
+                "post": {
+                    "summary": "The same in a harness's own words: claude, codex, gemini, qwen, copilot, opencode",
+                    "parameters": [{"name": "dialect", "in": "path", "required": True, "schema": _TEXT}],
+                    "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
+                    "responses": {"200": _answer({"type": "object", "description": "`{}`: no objection"})},
+                }
+            },
             "/openapi.json": _get("This document", answer={"type": "object"}),
             "/-/reload": {
                 "post": {

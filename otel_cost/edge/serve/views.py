@@ -12,6 +12,8 @@ from otel_cost.edge.ledger.story import Row, story_of, told_run
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from otel_cost.core.decide import Decision
+    from otel_cost.core.model.event import HookEvent
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.edge.ledger import Ledger
 
@@ -33,6 +35,9 @@ class Host(Protocol):
 
     def open_runs(self) -> list[RunSummary]:
         """Every open run as it stands."""
+
+    def decide(self, event: HookEvent) -> Decision:
+        """What a harness is to be told at this event, which is also taken in."""
 
 
 class Views:
