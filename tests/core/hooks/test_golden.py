@@ -70,7 +70,7 @@ def test_answers_are_the_golden_ones(dialect: str) -> None:
     assert answers(dialect) == json.loads((GOLDEN / f"{dialect}.json").read_bytes())
 
 
-@pytest.mark.parametrize("dialect", set(HOOKS) - {"neutral"})
+@pytest.mark.parametrize("dialect", sorted(set(HOOKS) - {"neutral"}))
 def test_no_objection_is_nothing_and_never_an_allow(dialect: str) -> None:
     for name in HOOKS[dialect].events:
         event = hook_event(dialect, payload(dialect, name), 1)
