@@ -35,7 +35,7 @@ def test_without_config_it_listens_on_loopback_and_exports_nothing() -> None:
     assert config.rules == ("bundled:starter",)
     assert config.exporters == {}
     assert all(config.pipeline(signal) is not None for signal in Signal)
-    assert len(read_rules(config.rules).loops) == 2
+    assert {rule.name for rule in read_rules(config.rules).loops} >= {"same-error-3x", "context-growth"}
 
 
 def test_a_protocol_that_is_not_named_is_not_served(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
     file = written(tmp_path / "conf", "rules: [rules/, bundled:starter]\ndata_dir: data")
     config = load_config([file])
     assert config.data_dir == tmp_path / "conf" / "data"
-    assert [rule.name for rule in read_rules(config.rules).loops] == ["mine", "same-error-3x", "context-growth"]
+    assert [rule.name for rule in read_rules(config.rules).loops][:2] == ["mine", "same-error-3x"]
 
 
 def test_values_come_from_environment_and_files(tmp_path: Path) -> None:
