@@ -1,0 +1,500 @@
+"""Budgets and exceptions through the real engine, in virtual time: whom they name, when they speak, when they end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_helper import DAY, HOUR, MINUTE, SECOND, T0, Stage
+
+from otel_cost.core.budget import Spend
+from otel_cost.core.enrich.records import alert_json
+from otel_cost.core.policy import Policy, alert_of
+from otel_cost.core.rules import load_rules
+from otel_cost.document import parse_document
+from otel_cost.errors import DocumentError
+
+HOURLY = """
+budgets:
+  - name: team-hourly
+    per: [team]
+    limit: {usd: 20, window: 1h}
+    at_limit: {target: top_burner, do: [{delay: {for: 5s}}], hard_stop_at: 130%}
+"""
+CAP = """
+budgets:
+  - {name: run-cap, per: [run], limit: {usd: 5}, warn: [{at: 60%}], at_limit: {do: [{ask: {}}]}}
+"""
+
+
+def told(stage: Stage) -> list[tuple[str, str, str]]:
+    return [(alert.rule, alert.kind, alert.run_id) for alert in stage.alerts if alert.state == "firing"]
+
+
+# --- Scenarios ---
+
+
+def test_one_task_that_would_kill_the_month_is_warned_then_asked_and_others_keep_working() -> None:
+    stage = Stage(CAP)
+    for minute in range(8):
+        stage.spend("big", T0 + minute * MINUTE, 0.75, model="nano-1" if minute < 3 else "nano-2")
+        stage.spend("small", T0 + minute * MINUTE, 0.1)
+    assert told(stage) == [("run-cap", "budget_warn", "big"), ("run-cap", "budget_limit", "big")]
+    warn, limit = stage.alerts
+    assert (warn.action, warn.severity, limit.action, limit.severity) == ("warn", "notice", "ask", "warning")
+    assert limit.evidence["model_route"] == ["nano-1", "nano-2"]
+    assert limit.evidence["observed"] == "5.25"
+    assert limit.evidence["threshold"] == "5"
+    assert limit.evidence["group"] == {"run": "big"}
+    order = stage.engine.policy.order(limit)
+    assert order is not None
+    assert ([action.verb for action in order.actions], order.keys) == (["ask"], ())
+
+
+def test_the_alert_names_the_costliest_part_of_the_run() -> None:
+    stage = Stage(CAP)
+    run = {"gen_ai.conversation.id": "big"}
+    agents = [
+        stage.span(
+            "big", 0, T0, {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "lead", **run}, parent=0
+        ),
+        stage.span("big", 1, T0, {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "cheap", **run}),
+        stage.span("big", 2, T0, {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "dear", **run}),
+    ]
+    chat = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "mint",
+        "gen_ai.request.model": "nano-1",
+        "gen_ai.usage.input_tokens": 1,
+        **run,
+    }
+    cheap = stage.span("big", 3, T0, chat | {"gen_ai.usage.output_tokens": 10**9}, parent=2)
+    dear = stage.span("big", 4, T0 + SECOND, chat | {"gen_ai.usage.output_tokens": 5 * 10**9}, parent=3)
+    stage.feed(*agents, cheap, dear)
+    limit = stage.alerts[-1]
+    assert limit.kind == "budget_limit"
+    assert limit.evidence["costliest"] == {"name": "dear", "span_id": "0000000000000003", "cost_usd": "5"}
+
+
+def test_an_hourly_cap_slows_the_run_that_burns_and_not_the_good_long_one() -> None:
+    stage = Stage(HOURLY)
+    for minute in range(0, 30, 2):
+        stage.spend("migration", T0 + minute * MINUTE, 0.5, team__id="core")
+        stage.spend("loop", T0 + minute * MINUTE + SECOND, 1, team__id="core")
+    # The migration's own call crosses the limit; the alert is about the loop.
+    assert told(stage) == [("team-hourly", "budget_limit", "loop")]
+    (alert,) = stage.alerts
+    assert (alert.action, alert.evidence["top_run_usd"], alert.evidence["target"]) == ("delay", "13", "top_burner")
+    order = stage.engine.policy.order(alert)
+    assert order is not None
+    assert order.keys == ()
+    (resolved,) = stage.advance(T0 + 2 * HOUR)
+    assert (resolved.state, resolved.id, resolved.run_id) == ("resolved", f"{alert.id}-resolved", "loop")
+    assert stage.engine.policy.order(alert) is None
+
+
+def test_a_hard_stop_stops_and_a_shadow_rule_only_says_so() -> None:
+    for mode, action in (("enforce", "stop"), ("shadow", "")):
+        stage = Stage(HOURLY + f"    mode: {mode}\n")
+        stage.spend("loop", T0, 26, team__id="core")
+        stop = stage.alerts[-1]
+        assert (stop.kind, stop.severity, stop.action) == ("budget_hard_stop", "critical", action)
+        order = stage.engine.policy.order(stop)
+        assert order is not None
+        assert ([one.verb for one in order.actions], order.shadow) == (["stop"], mode == "shadow")
+
+
+INCIDENT = (
+    HOURLY
+    + """
+exceptions:
+  - name: inc-4312
+    applies_to: [team-hourly]
+    match: {workflow: incident}
+    grant: {usd: 30}
+    expires: 2026-03-02T02:00:00Z
+    owner: oncall@example.com
+    reason: customer outage
+"""
+)
+
+
+def test_an_incident_may_cost_more_until_it_is_used_up_or_expired() -> None:
+    stage = Stage(INCIDENT)
+    who = {"team__id": "core", "otel_cost__workflow": "incident"}
+    for minute in range(4):
+        stage.spend("fix", T0 + minute * MINUTE, 8, **who)
+    (used,) = stage.alerts
+    assert (used.rule, used.category, used.kind, used.severity) == ("inc-4312", "policy", "exception_used", "notice")
+    assert used.evidence["used_usd"] == "24"
+    assert used.evidence["left_usd"] == "6"
+    assert (used.evidence["owner"], used.evidence["reason"]) == ("oncall@example.com", "customer outage")
+    (standing,) = stage.engine.policy.standings(T0 + 4 * MINUTE)
+    assert (standing["spent_usd"], standing["counted_usd"], standing["left_usd"]) == ("32", "2", "18")
+    (exception,) = standing["exceptions"]
+    assert (exception["name"], exception["used_usd"], exception["left_usd"]) == ("inc-4312", "30", "0")
+    stage.spend("fix", T0 + 5 * MINUTE, 18, **who)
+    limit = stage.alerts[-1]
+    assert (limit.rule, limit.kind, limit.evidence["observed"]) == ("team-hourly", "budget_limit", "20")
+    assert limit.evidence["spent_usd"] == "50"
+
+
+@pytest.mark.parametrize(("late_ns", "counted"), [(0, "0"), (1, "25")])
+def test_an_exception_is_void_one_nanosecond_past_its_expiry(late_ns: int, counted: str) -> None:
+    stage = Stage(INCIDENT)
+    who = {"team__id": "core", "otel_cost__workflow": "incident"}
+    stage.spend("fix", T0 + 2 * HOUR + late_ns, 25, **who)
+    (standing,) = stage.engine.policy.standings(T0 + 2 * HOUR + late_ns)
+    assert standing["counted_usd"] == counted
+    assert [alert.kind for alert in stage.alerts] == (["budget_limit"] if late_ns else ["exception_used"])
+
+
+def test_a_refactor_is_stopped_when_its_rolling_hour_crosses_the_limit() -> None:
+    stage = Stage("""
+budgets:
+  - name: refactor-hour
+    per: [run]
+    match: {workflow: refactor}
+    limit: {usd: 3, window: 1h}
+    at_limit: {do: [{stop: {text: The hour is spent.}}]}
+""")
+    for minute in range(0, 120, 10):  # 0.4 USD each: an hour holds six of them, never 3 USD
+        stage.spend("r", T0 + minute * MINUTE, 0.4, otel_cost__workflow="refactor")
+    assert stage.alerts == []
+    stage.spend("r", T0 + 111 * MINUTE, 0.6, otel_cost__workflow="refactor")
+    (alert,) = stage.alerts
+    assert (alert.action, alert.run_id, alert.evidence["observed"]) == ("stop", "r", "3")
+    stage.spend("other", T0 + 112 * MINUTE, 2, otel_cost__workflow="refactor")
+    assert len(stage.alerts) == 1
+
+
+# --- Exceptions: every kind in every window and scope ---
+
+WINDOWS = [
+    *[f"window: {window}, kind: {kind}" for window in ("1h", "1d", "1w", "1mo") for kind in ("rolling", "calendar")],
+    "window: 3d",
+]
+SCOPES = {
+    "tenant": {},
+    "org": {"org__id": "x"},
+    "team": {"team__id": "x"},
+    "user": {"user__id": "x"},
+    "api_key": {"api_key__id": "x"},
+    "project": {"project__id": "x"},
+    "workflow": {"otel_cost__workflow": "x"},
+    "environment": {"deployment__environment__name": "x"},
+    "model": {},
+    "provider": {},
+    "session": {},
+    "run": {},
+    "attr:app.feature": {"app__feature": "x"},
+    "app.tier": {"app__tier": "x"},
+}
+GIVES = {
+    # what is given → (dollars that count of twelve incident dollars, dollars that just reach a limit of ten)
+    "": ("12", 10),
+    "grant: {usd: 30}": ("0", 40),
+    "multiply: 4": ("3", 40),
+    "exempt: true": ("0", None),
+}
+
+
+@pytest.mark.parametrize("give", GIVES)
+@pytest.mark.parametrize("window", [*WINDOWS, ""])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_exception_works_in_every_window_and_scope(scope: str, window: str, give: str) -> None:
+    if not window and scope != "run":
+        return  # only runs have a lifetime
+    rules = f"budgets: [{{name: b, per: ['{scope}'], limit: {{usd: 10, {window}}}}}]\n"
+    if give:
+        rules += (
+            "exceptions: [{name: e, applies_to: [b], match: {app.incident: 'yes'}, expires: 2026-03-03T00:00:00Z,"
+            f" owner: o, reason: r, {give}}}]\n"
+        )
+    counted, reaching = GIVES[give]
+    who = {**SCOPES[scope], "app__incident": "yes"}
+    stage = Stage(rules)
+    stage.spend("s", T0, 12, **who)
+    (standing,) = stage.engine.policy.standings(T0)
+    assert (standing["spent_usd"], standing["counted_usd"]) == ("12", counted)
+    assert [alert.kind for alert in stage.alerts] == ["exception_used" if give else "budget_limit"]
+    # What the exception does not match counts in full, in the same group.
+    stage.spend("s", T0 + SECOND, 1, **SCOPES[scope], app__incident="no")
+    (standing,) = stage.engine.policy.standings(T0 + SECOND)
+    assert standing["counted_usd"] == str(int(counted) + 1)
+    if reaching is not None:
+        stage = Stage(rules)
+        stage.spend("s", T0, reaching - 1, **who)
+        assert [alert.kind for alert in stage.alerts if alert.kind == "budget_limit"] == []
+        stage.spend("s", T0 + SECOND, 1, **who)
+        assert stage.alerts[-1].kind == "budget_limit"
+
+
+def test_of_two_exceptions_the_one_that_began_last_pays_so_a_second_grant_is_worth_its_money() -> None:
+    stage = Stage("""
+budgets: [{name: b, limit: {usd: 10, window: 1d}}]
+exceptions:
+  - {name: first, applies_to: [b], grant: {usd: 5}, expires: 2026-03-03T00:00:00Z, owner: o, reason: r}
+  - name: second
+    applies_to: [b]
+    grant: {usd: 7}
+    starts: 2026-03-02T01:00:00Z
+    expires: 2026-03-03T00:00:00Z
+    owner: o
+    reason: r
+""")
+    stage.spend("r", T0, 6)
+    stage.spend("r", T0 + HOUR, 15)
+    (standing,) = stage.engine.policy.standings(T0 + HOUR)
+    assert standing["counted_usd"] == "9"
+    assert {one["name"]: one["left_usd"] for one in standing["exceptions"]} == {"first": "0", "second": "0"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9), st.booleans()), min_size=1, max_size=12),
+    st.sampled_from(["window: 1h", "window: 1d, kind: calendar", "window: 1h, kind: calendar"]),
+    st.sampled_from(["grant: {usd: 12}", "multiply: 3", "exempt: true"]),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_arrival_changes_nothing(calls, window, give, dice) -> None:
+    rules = f"""
+budgets: [{{name: b, per: [user], limit: {{usd: 10, {window}}}}}]
+exceptions:
+  - {{name: e, applies_to: [b], match: {{app.inc: '1'}}, {give}, expires: 2026-03-02T05:00:00Z, owner: o, reason: r}}
+"""
+    ends = [T0 + hour * HOUR for hour in range(12)]
+    seen = []
+    for _ in range(2):
+        stage = Stage(rules)
+        for step, usd, incident in calls:
+            stage.spend("r", T0 + step * HOUR // 6, usd, user__id="u", app__inc="1" if incident else "0")
+        standings = [stage.engine.policy.standings(end) for end in ends]
+        seen.append(
+            [
+                [(row["spent_usd"], row["counted_usd"], row["exceptions"]) for row in rows if row["spent_usd"] != "0"]
+                for rows in standings
+            ]
+        )
+        seen.append({(a.rule, a.kind) for a in stage.alerts if a.kind == "budget_limit" and a.state == "firing"})
+        dice.shuffle(calls)
+    assert seen[:2] == seen[2:]
+
+
+# --- Who it is for ---
+
+
+def test_a_call_counts_for_whom_its_run_turns_out_to_be_for() -> None:
+    stage = Stage("budgets: [{name: b, per: [user, app.feature], limit: {usd: 10, window: 1d, kind: calendar}}]")
+    stage.spend("r", T0, 6)
+    stage.spend("r", T0 + SECOND, 5)
+    assert [alert.evidence["group"] for alert in stage.alerts] == [{"user": "", "app.feature": ""}]
+    root = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.conversation.id": "r",
+        "user.id": "ann",
+        "app.feature": "x",
+    }
+    stage.feed(stage.span("r", 0, T0, root, parent=0))
+    assert {(alert.state, alert.evidence["group"]["user"]) for alert in stage.alerts[1:]} == {
+        ("resolved", ""),
+        ("firing", "ann"),
+    }
+    rows = stage.engine.policy.standings(T0)
+    assert [(row["group"], row["counted_usd"]) for row in rows] == [({"user": "ann", "app.feature": "x"}, "11")]
+
+
+def test_tenants_have_budgets_of_their_own() -> None:
+    stage = Stage("budgets: [{name: b, limit: {usd: 10, window: 1d}}]")
+    stage.spend("r", T0, 9)
+    stage.spend("r", T0, 9, tenant="other")
+    assert stage.alerts == []
+    assert len(stage.engine.policy.standings(T0, tenant="other")) == 1
+
+
+def test_everyone_of_a_group_is_meant_where_the_rule_says_so() -> None:
+    stage = Stage(
+        "budgets: [{name: b, per: [user], limit: {usd: 1, window: 1d},"
+        " at_limit: {target: everyone, do: [{deny: {scope: all}}]}}]"
+    )
+    stage.spend("r", T0, 2, user__id="ann")
+    order = stage.engine.policy.order(stage.alerts[0])
+    assert order is not None
+    assert order.keys == ("user:ann",)
+
+
+def test_a_second_episode_is_a_second_alert_of_the_same_fingerprint() -> None:
+    stage = Stage(HOURLY)
+    for hour in (0, 3):
+        stage.spend("loop", T0 + hour * HOUR, 21, team__id="core")
+    assert [(alert.seq, alert.state) for alert in stage.alerts] == [(1, "firing"), (1, "resolved"), (2, "firing")]
+    assert len({alert.fingerprint for alert in stage.alerts}) == 1
+    assert len({alert.id for alert in stage.alerts}) == 3
+
+
+def test_a_call_of_which_two_records_tell_counts_once() -> None:
+    stage = Stage("budgets: [{name: b, limit: {usd: 10, window: 1d}}]")
+    call = stage.span(
+        "r",
+        1,
+        T0,
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "mint",
+            "gen_ai.request.model": "nano-1",
+            "gen_ai.usage.input_tokens": 1,
+            "gen_ai.usage.output_tokens": 6 * 10**9,
+        },
+    )
+    stage.feed(call)
+    stage.feed(call)
+    (row,) = stage.engine.policy.standings(T0)
+    assert row["counted_usd"] == "6"
+
+
+# --- Prices ---
+
+
+def test_a_model_without_a_price_is_said_once_for_each_tenant_and_not_where_it_is_switched_off() -> None:
+    stage = Stage("defaults: {unknown_price: warning}")
+    for tenant in ("default", "default", "other"):
+        stage.spend("r", T0, 1, tenant=tenant, model="nobody-knows")
+    stage.advance(T0 + MINUTE)
+    assert [(alert.tenant, alert.category, alert.kind, alert.severity) for alert in stage.alerts] == [
+        ("default", "price", "unknown_price", "warning"),
+        ("other", "price", "unknown_price", "warning"),
+    ]
+    quiet = Stage("defaults: {unknown_price: off}")
+    quiet.spend("r", T0, 1, model="nobody-knows")
+    assert quiet.advance(T0 + MINUTE) == []
+
+
+# --- Restart ---
+
+
+def rows_of(stage: Stage) -> list[tuple[str, Spend]]:
+    """What the ledger tells of the calls of open runs."""
+    policy = stage.engine.policy
+    found = [(call.id, policy._spend(run, call)) for run in stage.engine.runs for call in run.calls.values()]
+    return sorted(((call_id, one) for call_id, one in found if one is not None), key=lambda row: row[1].at_ns)
+
+
+def restarted(rules: str) -> Policy:
+    return Policy(load_rules([parse_document(f"version: 1\n{rules}", "rules.yaml")]))
+
+
+def test_a_restart_counts_again_says_nothing_twice_and_goes_on_where_it_was() -> None:
+    stage = Stage(INCIDENT)
+    stage.spend("loop", T0, 21, team__id="core")
+    stage.spend("loop", T0 + 3 * HOUR, 21, team__id="core")
+    last = {alert.fingerprint: alert for alert in stage.alerts}
+    policy = restarted(INCIDENT)
+    told_before = [alert_of(alert_json(alert)) for alert in last.values()]
+    assert list(policy.restore(rows_of(stage), told_before, T0 + 3 * HOUR)) == []
+    assert policy.standings(T0 + 3 * HOUR) == stage.engine.policy.standings(T0 + 3 * HOUR)
+    assert [alert.id for alert in policy.open_alerts()] == [alert.id for alert in stage.engine.policy.open_alerts()]
+    ours, theirs = (list(one.advance(T0 + 5 * HOUR)) for one in (policy, stage.engine.policy))
+    assert [(a.id, a.state) for a in ours] == [(a.id, a.state) for a in theirs]
+    again = Spend("default", "loop", T0 + 6 * HOUR, 21 * 10**9, {"team": "core"})
+    assert [a.seq for c in policy._budgets.put("default", "new", again) for a in policy._alert(c, 0)] == [3]
+
+
+def test_after_a_restart_edited_rules_speak_on_what_was_spent_before() -> None:
+    stage = Stage(HOURLY)
+    stage.spend("loop", T0, 15, team__id="core")
+    lower = restarted(HOURLY.replace("usd: 20", "usd: 10"))
+    assert [(a.kind, a.state) for a in lower.restore(rows_of(stage), [], T0 + MINUTE)] == [
+        ("budget_limit", "firing"),
+        ("budget_hard_stop", "firing"),
+    ]
+    stage.spend("loop", T0 + MINUTE, 6, team__id="core")
+    higher = restarted(HOURLY.replace("usd: 20", "usd: 100"))
+    said = list(higher.restore(rows_of(stage), stage.alerts, T0 + MINUTE))
+    assert [(a.id, a.state) for a in said] == [(f"{stage.alerts[0].id}-resolved", "resolved")]
+
+
+def test_how_far_back_a_restart_reads_is_what_the_longest_window_needs() -> None:
+    noon = T0 + 12 * DAY + 12 * HOUR
+    assert restarted("defaults: {}").since_ns(noon) is None
+    assert restarted(HOURLY).since_ns(noon) == noon - DAY
+    assert restarted("budgets: [{name: b, limit: {usd: 1, window: 3w}}]").since_ns(noon) == noon - 21 * DAY
+    month = restarted("budgets: [{name: b, limit: {usd: 1, window: 1mo, kind: calendar}}]")
+    assert month.since_ns(noon) == T0 - DAY  # the first of March
+
+
+# --- Money ---
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4 * 24 * 6), st.integers(1, 10**7), st.sampled_from(["a", "b"]), st.integers(0, 3)),
+        max_size=25,
+    ),
+    st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns"]),
+)
+def test_counters_are_naive_sums_whatever_comes_late_or_twice(calls, zone: str) -> None:
+    stage = Stage(f"""
+defaults: {{timezone: {zone}}}
+budgets:
+  - {{name: hour, per: [user], limit: {{usd: 1, window: 1h}}}}
+  - {{name: day, limit: {{usd: 1, window: 1d, kind: calendar}}}}
+""")
+    start = T0 + 26 * DAY  # the last weekend of March: clocks change in Berlin
+    for index, (ten_minutes, nano, user, times) in enumerate(calls):
+        told = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "mint",
+            "gen_ai.request.model": "nano-1",
+            "gen_ai.usage.input_tokens": 1,
+            "gen_ai.usage.output_tokens": nano,
+            "user.id": user,
+        }
+        span = stage.span(f"run-{index}", 1, start + ten_minutes * 10 * MINUTE, told)
+        for _ in range(times + 1):
+            stage.feed(replace(span))
+    spends = [(start + ten_minutes * 10 * MINUTE, nano, user) for ten_minutes, nano, user, _ in calls]
+    policy = stage.engine.policy
+    for hour in range(0, 100, 7):
+        now = start + hour * HOUR
+        day = policy._rules["day"].budget.window.bounds(now)
+        naive = {"day": {"": sum(nano for at, nano, _ in spends if day[0] <= at < day[1])}, "hour": {}}
+        for user in ("a", "b"):
+            naive["hour"][user] = sum(nano for at, nano, who in spends if who == user and now - HOUR < at <= now)
+        for row in policy.standings(now):
+            counted = Fraction(str(row["counted_usd"])) * 10**9
+            assert counted == naive[row["rule"]].pop(row["group"].get("user", ""))
+        assert not any(left for of_rule in naive.values() for left in of_rule.values())
+
+
+B = "name: b, limit: {usd: 1, window: 1d}"
+E = "name: e, applies_to: [b], owner: o, reason: r"
+UNTIL = "expires: 2026-12-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"budgets: [{{{B}, match: {{cost_usd: {{gte: 1}}}}}}]", "`cost_usd` is a fact of a run, not of a call"),
+        (f"budgets: [{{{B}, at_limit: {{do: [{{alert: ops}}]}}}}]", "budgets[0].at_limit.do[0]: unknown contact `ops`"),
+        (f"exceptions: [{{{E}, {UNTIL}, exempt: true}}]", "exceptions[0].applies_to[0]: unknown budget `b`"),
+        (f"exceptions: [{{{E}, {UNTIL}}}]", "exactly one of `grant`, `multiply`, `exempt`"),
+        (f"exceptions: [{{{E}, exempt: true}}]", "`expires` is missing"),
+        (f"exceptions: [{{{E}, {UNTIL}, exempt: true, starts: 2027-01-01T00:00:00Z}}]", "it expires before it starts"),
+    ],
+)
+def test_rules_that_could_not_work_are_refused(text: str, said: str) -> None:
+    with pytest.raises(DocumentError) as raised:
+        Stage(text)
+    assert said in str(raised.value)
+
+
+def test_an_expired_exception_is_a_mistake_where_the_time_is_known() -> None:
+    document = parse_document(f"version: 1\n{INCIDENT}", "r.yaml")
+    load_rules([document])
+    load_rules([document], now_ns=T0 + 2 * HOUR)
+    with pytest.raises(DocumentError, match="expired: `inc-4312` has no effect any more"):
+        load_rules([document], now_ns=T0 + 2 * HOUR + 1)
