@@ -77,7 +77,7 @@ def test_items_add_up_and_name_their_source(
     ]
     assert sum(Decimal(item["usd"]) for item in answer["items"]) == Decimal(answer["cost_usd"]) == Decimal("0.038")
     assert answer["items"][0]["rate"] == "0.00000125"
-    assert all(item["source"].startswith("https://") for item in answer["items"])
+    assert all("owner of the price: https://" in item["source"] for item in answer["items"])
     assert answer["usage"] == {
         "input": 10_000,
         "cache_read": 4_000,

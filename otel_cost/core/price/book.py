@@ -72,7 +72,8 @@ class PriceBook:
                 shelf = self._stacks.setdefault(provider.id, {})
                 for model in provider.models:
                     shelf.setdefault(model.id, []).append(model)
-                fallback[provider.id] = fallback.get(provider.id, ()) + provider.fallback
+                if provider.fallback is not None:
+                    fallback[provider.id] = provider.fallback
         self._names = Names(
             {provider: _shelf(shelf) for provider, shelf in self._stacks.items()},
             fallback,
@@ -147,7 +148,9 @@ class PriceBook:
         if usage is None or terms.units or not self._plain:
             return self._charge_slowly(step, plan, period, terms, flags)
         bands = period.bands
-        return self._charge_tokens(step, usage, bands[0] if len(bands) == 1 else period.band(usage.input), flags)
+        if len(bands) == 1 or step.source is Source.METRIC:  # a metric sums up calls of which none need have been long
+            return self._charge_tokens(step, usage, bands[0], flags)
+        return self._charge_tokens(step, usage, period.band(usage.input), flags)
 
     def _charge_tokens(self, step: Step, usage: Usage, band: Band, flags: frozenset[Flag]) -> Charge:
         """The common case, in integers: nothing but tokens."""
@@ -345,6 +348,10 @@ class PriceBook:
     def models(self) -> Mapping[str, Sequence[str]]:
         """Every provider's model ids."""
         return {provider: sorted(shelf) for provider, shelf in self._stacks.items()}
+
+    def provider(self, name: str) -> str | None:
+        """The book's id of a provider as senders name it; "" where the name tells nobody, None where it is unknown."""
+        return self._names.provider(name)
 
 
 # Looking a member up on its class takes longer than most of what is done with it.

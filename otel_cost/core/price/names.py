@@ -319,6 +319,10 @@ class Names:
             for one in deployments
         }
 
+    def provider(self, name: str) -> str | None:
+        """See `provider_id`, with the names that this book's files add."""
+        return provider_id(name, self._known)
+
     def find(
         self, provider: str | None, requested: str | None, response: str | None, tenant: str = ""
     ) -> Found | Reason:

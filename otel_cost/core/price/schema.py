@@ -64,6 +64,15 @@ def _seconds(value: object) -> object:
     raise ValueError("not a duration\nwrite a number and ms, s, m or h, for example 5m")
 
 
+def _quantity(value: object) -> object:
+    if value in (1, "duration"):
+        return value
+    raise ValueError(
+        "not a quantity that a step tells\n"
+        "write 1 (each use) or duration; counts inside a model call are matched with `unit`, attributes are not kept"
+    )
+
+
 def _several(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -80,10 +89,11 @@ class _Strict(BaseModel):
 
 
 class Sourced(_Strict):
-    """Where a statement was published, and when it was read there."""
+    """Where a statement was taken from, of which day that source is, and who took it over."""
 
     source: Annotated[str | None, Field(min_length=1)] = None
     read: Annotated[str | None, Field(pattern=r"^\d{4}-\d\d-\d\d$")] = None
+    by: Annotated[str | None, Field(min_length=1)] = None
 
 
 class Dated(Sourced):
@@ -204,7 +214,7 @@ class ProviderEntry(Sourced):
     every_model: tuple[Prices, ...] = ()
     multipliers: tuple[MultiplierEntry, ...] = ()
     since: tuple[SinceEntry, ...] = ()
-    follows: Texts = ()  # sellers whose list holds for models that this one does not list
+    follows: Texts | None = None  # sellers whose list holds for models not listed here; replaces earlier layers' word
 
 
 class DeploymentEntry(_Strict):
@@ -255,7 +265,7 @@ class FeeEntry(Dated):
     match: Annotated[dict[str, str], Field(min_length=1)]
     usd: Usd
     per: Literal["call", "second", "minute", "hour", "day"] | Annotated[int, Field(gt=0)] = "call"
-    quantity: Literal[1, "duration"] = 1
+    quantity: Annotated[Literal[1, "duration"], BeforeValidator(_quantity)] = 1
     quantum: Duration = 1
     minimum: Duration = 0
     kind: Literal["human", "compute", "tool", "service"] | None = None
@@ -431,10 +441,13 @@ class _Reader:
         )
 
     def _source(self, at: Path, *entries: Sourced) -> str:
-        source = next((entry.source for entry in entries if entry.source), None)
-        if source is None:
+        entry = next((entry for entry in entries if entry.source), None)
+        if entry is None:
             self._say(at, "no source is given", "add `source` (where the price is published or agreed) here or above")
-        return source or ""
+            return ""
+        facts = [f"read {entry.read}" if entry.read else "", f"by {entry.by}" if entry.by else ""]
+        notes = ", ".join(fact for fact in facts if fact)
+        return f"{entry.source} ({notes})" if notes else str(entry.source)
 
     def _say(self, at: Path, message: str, hint: str = "") -> None:
         self._problems.append(self._document.problem(at, message, hint))

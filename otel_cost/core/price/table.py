@@ -278,7 +278,7 @@ class Provider:
     common: tuple[Row, ...] = ()
     multipliers: tuple[Multiplier, ...] = ()
     since: tuple[Since, ...] = ()
-    fallback: tuple[str, ...] = ()  # sellers whose list price it follows for models it does not list
+    fallback: tuple[str, ...] | None = None  # sellers whose list holds for models it does not list; None: unsaid here
 
 
 @dataclass(frozen=True, slots=True)

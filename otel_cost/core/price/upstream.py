@@ -38,11 +38,13 @@ def upstream_layer() -> Layer:
 
 
 def _provider(provider: upstream.Provider) -> Provider:
-    source = (provider.pricing_urls or [f"{NAME} {version(NAME)}"])[0]
+    # What is installed was read, not the seller's page: that one only owns the price.
+    owner = provider.pricing_urls
+    source = f"{NAME} {version(NAME)}" + (f"; owner of the price: {owner[0]}" if owner else "")
     return Provider(
         provider.id,
         tuple(_model(model, source) for model in provider.models),
-        fallback=tuple(provider.fallback_model_providers or ()),
+        fallback=tuple(provider.fallback_model_providers or ()) or None,
     )
 
 

@@ -56,6 +56,13 @@ def test_hours_and_instants(model: str, at: str, expected: str) -> None:
         ("gcp.gemini", "gemini-flash-latest", "2025-10-10T00:00:00Z", "0.0055"),
         ("gcp.gemini", "gemini-flash-latest", "2025-01-10T00:00:00Z", "before_first_price"),
         ("cohere", "command-r-plus", "2024-08-01T00:00:00Z", "0.045"),
+        ("x_ai", "grok-4", "2026-05-15T18:59:59Z", "0.045"),
+        ("x_ai", "grok-4", "2026-05-15T19:00:00Z", "0.015"),  # the name is served as Grok 4.3
+        ("x_ai", "grok-code-fast-1", "2025-10-01", "0.0035"),
+        ("deepseek", "deepseek-chat", "2026-07-24T15:58:59Z", "0.00168"),
+        ("deepseek", "deepseek-chat", "2026-07-24T15:59:00Z", "no_rate"),
+        ("deepseek", "deepseek-v4-pro", "2026-10-08T02:00:00Z", "0.01716"),
+        ("deepseek", "deepseek-v4-pro", "2026-10-07T02:00:00Z", "0.00858"),  # a public holiday
     ],
 )
 def test_history(provider: str, model: str, at: str, expected: str) -> None:
@@ -88,6 +95,10 @@ def test_history(provider: str, model: str, at: str, expected: str) -> None:
         ("gcp.gemini", "gemini-2.5-pro", "2026-11-01", {"service_tier": "priority"}, "0.0405"),
         ("gcp.gemini", "gemini-2.5-pro", "2025-06-01", {"processing": "batch"}, "no_rate"),
         ("groq", "llama-3.3-70b-versatile", "2026-11-01", {"service_tier": "on_demand"}, "0.00669"),
+        ("aws.bedrock", "us.amazon.nova-pro-v1:0", "2026-11-01", {"service_tier": "flex"}, "0.0056"),
+        ("aws.bedrock", "us.amazon.nova-pro-v1:0", "2026-11-01", {"service_tier": "priority"}, "0.0196"),
+        ("aws.bedrock", "us.amazon.nova-pro-v1:0", "2025-11-01", {"service_tier": "flex"}, "no_rate"),
+        ("aws.bedrock", "us.amazon.nova-lite-v1:0", "2026-11-01", {"service_tier": "flex"}, "no_rate"),
     ],
 )
 def test_terms(provider: str, model: str, at: str, terms: dict[str, str], expected: str) -> None:

@@ -101,6 +101,23 @@ fees:
     assert used(1, tool="other") == "no_rate"
 
 
+def test_a_list_may_say_anew_whose_prices_hold_beside_it() -> None:
+    shop = "providers: [{id: shop, follows: [seller], models: []}]"
+    assert usd(written(LIST, extended(shop)), called("shop", "m")) == "0.012"
+    assert usd(
+        written(LIST, extended(shop), extended("providers: [{id: shop, follows: []}]")), called("shop", "m")
+    ) == ("unknown_model")
+    assert usd(written(LIST, extended(shop), extended("providers: [{id: shop}]")), called("shop", "m")) == "0.012"
+
+
+def test_a_price_names_its_source_its_day_and_who_took_it() -> None:
+    row = "{input_mtok: 1, output_mtok: 1, source: their page, read: 2026-10-21, by: ann@example.com}"
+    book = written(f"version: 1\nproviders: [{{id: seller, models: [{{id: m, prices: [{row}]}}]}}]")
+    assert {item.source for item in book.charge(called("seller", "m")).items} == {
+        "their page (read 2026-10-21, by ann@example.com)"
+    }
+
+
 def test_the_id_is_of_the_content() -> None:
     assert written(LIST).id == written(LIST).id
     assert written(LIST).id != written(LIST.replace("input_mtok: 1", "input_mtok: 1.1")).id
@@ -132,6 +149,11 @@ def test_the_id_is_of_the_content() -> None:
             extended("providers: [{id: s, models: [{id: m, prices: [{input_mtok: 1, from: never}]}]}]"),
             "mine.yaml:3:69",
             "is not a time",
+        ),
+        (
+            extended("fees: [{id: f, match: {tool: t}, usd: 1, quantity: tool.pages}]"),
+            "mine.yaml:3:52",
+            "not a quantity that a step tells",
         ),
         (
             extended("providers: [{id: s, models: [{id: m, prices: [{input_mtok: -1}]}]}]"),

@@ -42,8 +42,8 @@ GPT5_MINI, HAIKU, GEMINI_PRO = "0.0045", "0.015", "0.0225"  # 10,000 in, 1,000 o
         ("gcp.gen_ai", "gemini-2.5-pro-preview-06-05", GEMINI_PRO),
         ("google.generative-ai", "gemini-2.5-pro", GEMINI_PRO),
         ("gcp.vertex_ai", "projects/p/locations/us-east5/publishers/google/models/gemini-2.5-pro", GEMINI_PRO),
-        ("x_ai", "grok-4", "0.045"),
-        ("xai", "grok-4-latest", "0.045"),
+        ("x_ai", "grok-4.3", "0.015"),
+        ("xai", "xai/grok-4.3-latest", "0.015"),
         ("mistral_ai", "mistral-large-2512", "0.0065"),
         ("moonshot_ai", "kimi-k2-0905-preview", "0.0085"),
         ("ibm.watsonx.ai", "ibm/granite-3-8b-instruct", "0.0022"),
@@ -73,6 +73,7 @@ def test_spelling(provider: str | None, model: str, expected: str) -> None:
         ("aws.bedrock", "arn:aws:bedrock:eu-west-1:1:application-inference-profile/x1y2", "unknown_model"),
         ("aws.bedrock", "arn:aws:bedrock:eu-west-1:1:provisioned-model/x1y2", "unknown_model"),
         ("azure.ai.openai", "my-prod-deployment", "unknown_model"),
+        ("azure.ai.inference", "deepseek-chat", "unknown_model"),  # what Azure does not list it does not sell
         ("ollama", "llama3.1:8b", "unknown_provider"),
         ("vllm", "gpt-5-mini", "unknown_provider"),
         (None, "llama3.1:8b", "unknown_provider"),
