@@ -13,7 +13,7 @@ from otel_cost.core.model.charge import Charge, Item
 from otel_cost.core.model.money import FEMTO_PER_NANO, Rate, split_nano
 from otel_cost.core.model.step import STANDARD_TERMS
 from otel_cost.core.model.usage import Usage
-from otel_cost.core.model.vocabulary import Flag, Kind, Reason, Status
+from otel_cost.core.model.vocabulary import Flag, Kind, Reason, Source, Status
 from otel_cost.core.price.instants import instant_text
 from otel_cost.core.price.names import Found, Names
 from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack, has_media, nano_of
@@ -148,7 +148,7 @@ class PriceBook:
         if usage is None or terms.units or not self._plain:
             return self._charge_slowly(step, plan, period, terms, flags)
         bands = period.bands
-        if len(bands) == 1 or step.source is Source.METRIC:  # a metric sums up calls of which none need have been long
+        if len(bands) == 1 or step.source is _METRIC:  # a metric sums up calls of which none need have been long
             return self._charge_tokens(step, usage, bands[0], flags)
         return self._charge_tokens(step, usage, period.band(usage.input), flags)
 
@@ -360,6 +360,7 @@ _INVALID: Final = Status.INVALID
 _UNPRICED: Final = Status.UNPRICED
 _TOOL: Final = Kind.TOOL
 _FEE: Final = Kind.FEE
+_METRIC: Final = Source.METRIC
 _NO_FLAGS: Final[frozenset[Flag]] = frozenset()
 _FAILED: Final = frozenset({Flag.FAILED})
 _AGGREGATE: Final = frozenset({Flag.AGGREGATE})
