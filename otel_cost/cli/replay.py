@@ -16,7 +16,7 @@ from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.event import DEFAULT_TENANT, LogEvent, SpanEvent
 from otel_cost.edge.config import load_config
 from otel_cost.edge.engine import build_engine
-from otel_cost.edge.otlp_files import Request, otlp_files, requests
+from otel_cost.edge.otlp_files import NotOtlpError, Request, otlp_files, requests
 from otel_cost.errors import DecodeError
 from otel_cost.pipeline import Engine
 
@@ -30,8 +30,6 @@ def replay(
     """Feed OTLP files through the engine and print what it makes of them. No network, nothing is stored."""
     engine = build_engine(load_config(config or []), rules=rules)
     files, skipped = otlp_files(paths)
-    if skipped:
-        print(f"{skipped} files are no OTLP and were skipped", file=sys.stderr)
     printer = _Printer(as_json)
     broken = 0
     position = now_ns = 0
@@ -41,9 +39,13 @@ def replay(
                 position += 1
                 now_ns = max(now_ns, _feed(engine, request, position, now_ns))
                 printer.print(engine)
+        except NotOtlpError:
+            skipped += 1
         except DecodeError as error:
             print(f"{file}: {error}" if str(file) not in str(error) else error, file=sys.stderr)
             broken += 1
+    if skipped:
+        print(f"{skipped} files are no OTLP and were skipped", file=sys.stderr)
     engine.close(now_ns)
     printer.print(engine)
     printer.finish()

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _TOP_KEYS: Final = {"resourceSpans": Signal.TRACES, "resourceLogs": Signal.LOGS, "resourceMetrics": Signal.METRICS}
 
 
+class NotOtlpError(DecodeError):
+    """JSON of something else."""
+
+
 @dataclass(slots=True, frozen=True)
 class Request:
     """One export request as protobuf. `origin` names the file, and the line of a `.jsonl`."""
@@ -53,7 +57,8 @@ def requests(path: Path) -> Iterator[Request]:
 
     Raises:
         UsageError: the signal of a `.pb` file cannot be told from its name or its content.
-        DecodeError: the file, or one of its lines, is no OTLP.
+        NotOtlpError: the file, or one of its lines, is JSON of something else.
+        DecodeError: it cannot be read.
     """
     form = _form(path)
     body = _unpacked(path)
@@ -107,7 +112,7 @@ def _from_json(body: bytes, origin: str) -> Request:
         raise DecodeError(f"{origin}: no JSON: {error}") from error
     signal = next((signal for key, signal in _TOP_KEYS.items() if isinstance(top, dict) and key in top), None)
     if signal is None:
-        raise DecodeError(f"{origin}: no OTLP: none of {', '.join(_TOP_KEYS)} at the top")
+        raise NotOtlpError(f"{origin}: no OTLP: none of {', '.join(_TOP_KEYS)} at the top")
     try:
         payload, _ = json_to_protobuf(signal, body)
     except DecodeError as error:
