@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otel_cost.core.model.money import FEMTO_PER_USD, exact_text
-from otel_cost.core.model.step import Terms
+from otel_cost.core.model.step import STANDARD_TERMS, Terms
 from otel_cost.core.model.vocabulary import Reason
 from otel_cost.core.price.table import BEGINNING, UNITS, Price, rate_from
 
@@ -127,6 +127,9 @@ def differences(book: PriceBook, table: Mapping[str, Any], at_ns: int) -> Iterat
         if provider is None or provider not in sellers:
             continue
         model = name.removeprefix(f"{told}/")
+        plan = book.plan(provider, None, model, STANDARD_TERMS)
+        # Under its own id where this seller lists it, so that what is adopted meets the entry that is there.
+        known_as = plan.model if not isinstance(plan, Reason) and plan.model in sellers[provider] else model
         for tier, prices in _prices(entry).items():
             if tier and not prices.keys() & {"input_mtok", "output_mtok"}:
                 continue
@@ -137,7 +140,7 @@ def differences(book: PriceBook, table: Mapping[str, Any], at_ns: int) -> Iterat
                 kind = _kind(mine, None if found is None else found.price, theirs, known, unit)
                 if kind is not None:
                     yield Difference(
-                        kind, provider, model, name, tier, unit,
+                        kind, provider, known_as, name, tier, unit,
                         None if found is None else found.price, theirs, "" if found is None else found.source,
                     )  # fmt: skip
 
