@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from otel_cost.cli import run
 
-PER = 1e-6
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def sold(by: str, into: float, out: float, **more: float) -> dict[str, Any]:
+    """An entry of LiteLLM's table; rates are USD per million tokens."""
+    rates = {"input_cost_per_token": into, "output_cost_per_token": out, **more}
+    return {"litellm_provider": by, "mode": "chat"} | {key: rate / 1e6 for key, rate in rates.items()}
+
+
 TABLE = {
     "sample_spec": {"litellm_provider": "one of many", "mode": "chat"},
-    "gpt-4.1": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 2 * PER, "output_cost_per_token": 9 * PER,
-                "input_cost_per_token_batches": 1 * PER, "output_cost_per_token_batches": 4 * PER},
-    "gpt-4o": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 0, "output_cost_per_token": 10 * PER},
-    "gpt-made-up": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 7 * PER},
-    "gemini/gemini-2.5-pro": {
-        "litellm_provider": "gemini", "mode": "chat", "input_cost_per_token": 1.25 * PER,
-        "input_cost_per_token_above_200k_tokens": 3.5 * PER, "output_cost_per_token": 10 * PER,
-        "output_cost_per_token_above_200k_tokens": 15 * PER,
-    },
-    "groq/llama-3.3-70b-versatile": {
-        "litellm_provider": "groq", "mode": "chat", "input_cost_per_token": 0.59 * PER, "output_cost_per_token": 0.79 * PER,
-        "input_cost_per_token_flex": 0.3 * PER,
-    },
+    "gpt-4.1": sold("openai", 2, 9, input_cost_per_token_batches=1, output_cost_per_token_batches=4),
+    "gpt-4o": sold("openai", 0, 10),
+    "gpt-made-up": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 7e-6},
+    "gemini/gemini-2.5-pro": sold(
+        "gemini", 1.25, 10, input_cost_per_token_above_200k_tokens=3.5, output_cost_per_token_above_200k_tokens=15
+    ),
+    "groq/llama-3.3-70b-versatile": sold("groq", 0.59, 0.79, input_cost_per_token_flex=0.3),
     "dall-e-3": {"litellm_provider": "openai", "mode": "image_generation", "input_cost_per_pixel": 1e-8},
-    "nobody/x": {"litellm_provider": "nobody_we_know", "mode": "chat", "input_cost_per_token": 1.0},
-}  # fmt: skip
+    "nobody/x": sold("nobody_we_know", 1, 1),
+}
 AT = ["--at", "2026-11-01T00:00:00Z"]
 
 
@@ -132,8 +134,7 @@ def test_adopting_a_difference_settles_it_and_leaves_history(
 
 def test_what_another_sellers_list_holds_is_adopted_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, picked, mine = tmp_path / "t.json", tmp_path / "p.jsonl", tmp_path / "m.yaml"
-    rates = {"input_cost_per_token": 6e-6, "output_cost_per_token": 25e-6}
-    table.write_text(json.dumps({"azure_ai/claude-opus-4-6": {"litellm_provider": "azure_ai", "mode": "chat"} | rates}))
+    table.write_text(json.dumps({"azure_ai/claude-opus-4-6": sold("azure_ai", 6, 25)}))
     told = lines(capsys, "diff", "--against", str(table), *AT, "--json")
     assert [(line["unit"], line["ours"], line["theirs"]) for line in told] == [("input_mtok", "5", "6")]
     picked.write_text(json.dumps(told[0]))
