@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from otel_cost.core.assemble import summary
@@ -34,7 +34,7 @@ from otel_cost.core.model.attributes import text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, Status
-from otel_cost.core.normalise import normalise_log, normalise_span
+from otel_cost.core.normalise import normalise_log, normalise_metric, normalise_span
 from otel_cost.core.normalise._hook import hook_step
 from otel_cost.core.normalise._read import who_of
 from otel_cost.core.policy import Policy
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from otel_cost.core.assemble.run import Change, Run
     from otel_cost.core.decide import Decision
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.event import HookEvent, LogEvent, SpanEvent
+    from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, SpanEvent
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.price import PriceBook
@@ -107,7 +107,9 @@ class Engine:
 
     # ---- input -------------------------------------------------------------
 
-    def feed(self, signal: Signal, events: Sequence[SpanEvent | LogEvent], position: int, now_ns: int) -> None:
+    def feed(
+        self, signal: Signal, events: Sequence[SpanEvent | LogEvent | MetricPoint], position: int, now_ns: int
+    ) -> None:
         """Take one request's events, one by one by end time.
 
         What goes on does so in the sender's order, and says what the whole request has told.
@@ -122,6 +124,10 @@ class Engine:
             for span, told in zip(spans, taken, strict=True):
                 if told is not None:
                     self._pass_on(span, *told, now_ns)
+        elif signal is Signal.METRICS:
+            points: list[MetricPoint] = events  # type: ignore[assignment]
+            for *_, index in sorted((point.time_ns, index) for index, point in enumerate(points)):
+                self._metric(points[index], now_ns)
         else:
             logs: list[LogEvent] = events  # type: ignore[assignment]
             for *_, index in sorted((log.time_ns, log.span_id, index) for index, log in enumerate(logs)):
@@ -216,6 +222,7 @@ class Engine:
         if fresh and step is not None and step.kind in MODEL_KINDS:
             run = self.runs.twin(run, step)
         self._follow(run, now_ns)
+        self._apart(step, event, now_ns)
         if not fresh:
             self._effects.duplicates += 1
             return None
@@ -245,6 +252,7 @@ class Engine:
             run.add_step(step)
             self.runs.steps += len(run.steps) - steps
             self._follow(run, now_ns)
+            self._apart(step, event, now_ns)
             call = _call_of(run, step)
             if call is not None and all(told.source is Source.LOG for told in call.steps):
                 # Nothing but logs tells of it: the cost goes on with the record.
@@ -253,6 +261,32 @@ class Engine:
             else:
                 call = None
         return Outgoing(Signal.LOGS, self._position, event.raw, extra, event.resource, event.scope, call)
+
+    def _metric(self, point: MetricPoint, now_ns: int) -> None:
+        """A usage metric is kept aside; it counts when its run closes and nothing else has told of model calls."""
+        measure = normalise_metric(point)
+        if measure is None:
+            return
+        if self._tells:
+            said = self._identity.of(point.attributes, point.resource.attributes)
+            said |= self.policy.said(point.attributes, point.resource.attributes)
+            measure = replace(
+                measure,
+                session=said.pop("session", measure.session),
+                agent=said.pop("agent", measure.agent),
+                who=measure.who | said,
+            )
+        run = self.runs.meter(point, measure, self._position, now_ns)
+        if run is not None:
+            self._follow(run, now_ns)
+
+    def _apart(self, step: Step | None, event: SpanEvent | LogEvent, now_ns: int) -> None:
+        """Model calls that are told one by one silence the metrics of whoever sends them."""
+        if step is not None and step.kind in MODEL_KINDS:
+            run = self.runs.apart(step, event.resource, self._position)
+            if run is not None:
+                run.bill_metrics_again()
+                self._follow(run, now_ns)
 
     def _identify(self, step: Step | None, event: SpanEvent | LogEvent) -> None:
         """Where the rules say who spends, they have the last word."""
@@ -298,6 +332,8 @@ class Engine:
             self._correct(run, call, run.told[call.id], call.nano, "a later record tells more", now_ns)
             run.told[call.id] = call.nano
         self._schedule(run, call.id, now_ns)
+        if call.step.source is Source.METRIC:
+            return  # a sum of calls has no shape
         if call.charge.reason is not Reason.MISSING_MODEL:  # else its parents, still to come, may name the model
             self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)
 
@@ -313,7 +349,7 @@ class Engine:
             call.who = run.who if who == run.who else who  # nearly always shared by the whole run
             self._effects.calls.append((run.tenant, run.id, call))
             run.told.setdefault(call.id, call.nano)
-            if call.charge.reason is Reason.MISSING_MODEL:
+            if call.charge.reason is Reason.MISSING_MODEL and call.step.source is not Source.METRIC:
                 self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)
             self._alerts(self.policy.notice(run, call, now_ns))
             # The detectors have seen it, and another record of the same call would have come by now.
@@ -381,13 +417,15 @@ class Engine:
         return Outgoing(Signal.TRACES, held.position, event.raw, extra, event.resource, event.scope, call)
 
     def _close(self, run: Run, now_ns: int) -> None:
+        self.runs.silence(run)
         run.finish()
         self._follow(run, now_ns)
         for call_id in run.calls:
             self._write(run, call_id, now_ns)
         self._loops(run, None, self._watch.finish(run, now_ns), now_ns)
         self.policy.forget(run)
-        self._effects.closed.append(summary.close(run))
+        if run.calls or run.steps or run.told or run.meter is None:  # else only metrics that others told as well
+            self._effects.closed.append(summary.close(run))
 
 
 def _call_of(run: Run, step: Step) -> Call | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from otel_cost.core.decode.otlp import decode_logs, decode_traces
+from otel_cost.core.decode.otlp import decode_logs, decode_metrics, decode_traces
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import alert_json
 from otel_cost.core.model.effects import Effects, Signal
@@ -247,6 +247,8 @@ class Service:
         signal = Signal(record.kind)
         if signal is Signal.METRICS:
             self.engine.forward(record.payload, record.position)
+            points = decode_metrics(record.payload, record.tenant, record.received_ns)
+            self.engine.feed(signal, points, record.position, record.received_ns)
         else:
             decoded: Any = record.decoded
             if decoded is None:

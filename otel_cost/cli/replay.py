@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from otel_cost.core.decode.otlp import Decoded, decode_logs, decode_traces
+from otel_cost.core.decode.otlp import Decoded, decode_logs, decode_metrics, decode_traces
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import alert_json
 from otel_cost.core.model.effects import Signal
@@ -57,6 +57,9 @@ def _feed(engine: Engine, request: Request, position: int, now_ns: int) -> int:
     decoded: Decoded[SpanEvent] | Decoded[LogEvent]
     if request.signal is Signal.METRICS:
         engine.forward(request.payload, position)
+        points = decode_metrics(request.payload, DEFAULT_TENANT, 0)
+        now_ns = max([now_ns, *(point.time_ns for point in points)])
+        engine.feed(request.signal, points, position, now_ns)
         return now_ns
     if request.signal is Signal.TRACES:
         decoded = decode_traces(request.payload, DEFAULT_TENANT, 0)

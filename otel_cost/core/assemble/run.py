@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_cost.core.assemble.join import Group, canonical, guess_key, join, may_be_one, speaker, voice
+from otel_cost.core.assemble.meter import Meter
 from otel_cost.core.assemble.trace import Place, Trace
 from otel_cost.core.model.call import Call
 from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Flag, Kind, Source
@@ -58,6 +59,8 @@ class Run:
     told: dict[str, int | None] = field(default_factory=dict)  # call id → nano already written or sent
     carrier: dict[str, bytes] = field(default_factory=dict)  # call id → the span that carries its cost downstream
     wasted: dict[str, int | None] = field(default_factory=dict)  # episode → nano
+    meter: Meter | None = None  # what metrics tell of it: counted only where nothing else tells of its model calls
+    sender: str = ""  # names a run that is known by nothing but who sent its metrics
     absorbed_by: Run | None = None
     relabelled: bool = False  # its id or who it is for has changed since the engine last looked
     _who: dict[str, tuple[tuple[int, bytes], str]] = field(default_factory=dict)
@@ -72,6 +75,7 @@ class Run:
     _threads: dict[Step, str] = field(default_factory=dict)  # agent span → key of the agent at work
     _turns: dict[tuple[bytes, str], dict[str, list[tuple[int, int]]]] = field(default_factory=dict)
     _rollups: list[Step] = field(default_factory=list)
+    _metered: dict[str, Step] = field(default_factory=dict)  # calls that only metrics tell of
     _by_tool: bool = False  # a hook told of a tool call without naming it
     _closing: bool = False
 
@@ -80,7 +84,7 @@ class Run:
         """The smallest conversation id, else the smallest trace id: the same in any order of arrival."""
         if self.sessions:
             return min(self.sessions)
-        return min(self.traces).hex() if self.traces else ""
+        return min(self.traces.keys() - {b""}, default=b"").hex() or self.sender
 
     @property
     def current(self) -> Run:
@@ -173,6 +177,8 @@ class Run:
         for other in self._related(step):
             component = self._unite(component, self._component[other])
         self._settle(component)
+        if step.kind in MODEL_KINDS:
+            self.bill_metrics_again()
 
     def _again(self, trace: Trace, key: int, step: Step) -> None:
         known = trace.steps.get(key)
@@ -416,6 +422,39 @@ class Run:
                 covered.add(step)
         return covered
 
+    # ---- usage that only metrics tell -------------------------------------
+
+    def bill_metrics(self) -> None:
+        """Turn what metrics counted into calls, flagged `aggregate`; take it back where another signal tells of calls.
+
+        A hook that names a call without its usage takes nothing away from what a metric knows.
+        """
+        told_apart = any(
+            call.kind in MODEL_KINDS
+            and any(
+                step.source in _COUNTED_APART or (step.source is Source.HOOK and step.usage is not None)
+                for step in call.steps
+            )
+            for call in self.calls.values()
+        )
+        steps = [] if told_apart or self.meter is None else self.meter.steps(self.tenant)
+        before = self._metered
+        self._metered = {}
+        for step in steps:
+            name = call_id(self.tenant, [step])
+            was = before.pop(name, None)
+            self._metered[name] = step
+            if was is None or (was.usage, was.end_ns) != (step.usage, step.end_ns):
+                self._hear(step)
+                self._call(Group([step]), name, self.calls.get(name))
+        for name in before:
+            self._drop(self.calls[name])
+
+    def bill_metrics_again(self) -> None:
+        """What was billed may have to be taken back; what was not waits for the end of the run."""
+        if self._metered:
+            self.bill_metrics()
+
     def finish(self) -> None:
         """Nothing more is expected: parts whose whole never came count for themselves, lone roll-ups are billed."""
         self._closing = True
@@ -428,6 +467,8 @@ class Run:
             self._settle(component)
         self._closing = False
         self.bill_lone_rollups()
+        if self.meter is not None:
+            self.bill_metrics()
 
     def absorb(self, other: Run) -> None:
         """Take over another run that turned out to be the same: its traces, steps and what was told of them."""
@@ -442,6 +483,11 @@ class Run:
         self.told |= other.told
         self.carrier |= other.carrier
         self.wasted |= other.wasted
+        if other.meter is not None:
+            self.meter = self.meter or Meter()
+            self.meter.absorb(other.meter)
+            self.calls |= {name: other.calls[name] for name in other._metered}
+            self._metered |= other._metered
         known = {step: call for call in other.calls.values() for step in call.steps}
         pending = [change for change in other.changes if change.new is None]
         moved = [step for step in other.steps if step.span_id or _record(step) not in self._records]
@@ -475,8 +521,10 @@ class Run:
         for component in {id(c): c for s in moved if (c := self._component.get(s)) is not None}.values():
             self._settle(component)
         self.changes.extend(pending)
+        self.bill_metrics_again()
 
 
+_COUNTED_APART = frozenset({Source.SPAN, Source.LOG, Source.EVENT})
 _NOWHERE = Place()
 _LATE_NS = 2_000_000_000  # a log record is written at the end of what it tells, or a flush later
 

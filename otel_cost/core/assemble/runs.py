@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from otel_cost.core.assemble.join import REPEATABLE, guess_key, may_be_one
+from otel_cost.core.assemble.meter import HOUR_NS, Meter
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.model.vocabulary import Source
+from otel_cost.core.normalise._metric import sender_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from otel_cost.core.model.charge import Charge
+    from otel_cost.core.model.event import MetricPoint, Resource
+    from otel_cost.core.model.measure import Measure, Sender
     from otel_cost.core.model.step import Step
 
 
@@ -41,6 +45,14 @@ class Caps:
 # An SDK's own root trace and the framework's span of the same call come within one export interval of each other.
 _GUESS_WINDOW: Final = 65_536
 
+# What is remembered of senders that tell calls one by one.
+_MOST_SERVICES: Final = 1024
+_MOST_PROCESSES: Final = 16_384
+_MOST_HOURS: Final = 48
+
+K = TypeVar("K")
+V = TypeVar("V")
+
 
 class Runs:
     """Open runs by tenant and key. Not thread-safe: one engine, one thread."""
@@ -55,6 +67,12 @@ class Runs:
         # Root-level model spans and what they could be twins of, over all runs: (tenant, tokens) → places.
         self._twins: OrderedDict[tuple[str, tuple[str, int, int]], list[tuple[Run, Step]]] = OrderedDict()
         self._united: list[tuple[Run, Run]] = []
+        # Runs with usage that metrics tell, by when the first of it came; and of runs that nobody wrote down, how far
+        # their series had been counted.
+        self._metered: dict[Run, int] = {}
+        self._meters: dict[tuple[str, str | bytes], Meter] = {}
+        # Hours in which a sender told model calls one by one: (tenant, service) → process → hour → all with a session.
+        self._telling: dict[tuple[str, str], dict[Sender, dict[int, bool]]] = {}
         self.spans = 0
         self.steps = 0
 
@@ -63,6 +81,69 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    # ---- usage that only metrics tell -------------------------------------
+
+    def meter(self, point: MetricPoint, measure: Measure, position: int, now_ns: int) -> Run | None:
+        """The run that a data point was counted for, to be billed when it closes; None: it adds nothing new.
+
+        A point that names no session belongs to its sender: to the process, as far as its resource tells.
+        """
+        sender = sender_of(point.resource)
+        if measure.session is None and not sender:
+            return None
+        key = f"session:{measure.session}" if measure.session is not None else _sender_key(sender)
+        run = self._find_or_open(point.tenant, [(point.tenant, key)], position)
+        if measure.session is not None:
+            run.join_session(measure.session)
+        else:
+            run.sender = key
+        if run.meter is None:
+            # Of a run that was not written down nothing else remembers how far a running total has been counted.
+            run.meter = self._meters.pop((point.tenant, key), None) or Meter()
+        self._metered.setdefault(run, now_ns)
+        if not run.meter.add(point, measure, sender):
+            return None
+        run.active_ns = max(run.active_ns, now_ns)
+        self._open.move_to_end(run)
+        return run
+
+    def apart(self, step: Step, resource: Resource, position: int) -> Run | None:
+        """A sender tells a model call by span or log: its metrics of that hour count nothing.
+
+        The run that had counted them already, if there is one: it is to be billed anew.
+        """
+        sender = sender_of(resource)
+        if not sender:
+            return None
+        hour = step.end_ns // HOUR_NS
+        processes = self._telling.get((step.tenant, sender[0]))
+        if processes is None:
+            processes = _bounded(self._telling, (step.tenant, sender[0]), {}, _MOST_SERVICES)
+        hours = processes.get(sender)
+        if hours is None:
+            hours = _bounded(processes, sender, {}, _MOST_PROCESSES)
+        had_session = hours.get(hour)
+        if had_session is False or had_session is (step.session is not None):
+            return None  # nothing that was not known before
+        _bounded(hours, hour, step.session is not None, _MOST_HOURS)
+        key = _sender_key(sender)
+        if (step.tenant, key) not in self._by_key and self._archive is not None:
+            self._wake(step.tenant, key, position)
+        run = self._by_key.get((step.tenant, key))
+        return run if run is not None and self.silence(run) else None
+
+    def silence(self, run: Run) -> bool:
+        """Take from a run's metrics what its senders have told call by call; True if that changes anything."""
+        if run.meter is None:
+            return False
+        changed = False
+        for service in {window.sender[0] for window in run.meter.windows.values() if window.sender}:
+            for sender, hours in self._telling.get((run.tenant, service), {}).items():
+                changed |= run.meter.silence(sender, hours.keys(), only_without_session=True)
+                alone = [hour for hour, had_session in hours.items() if not had_session]
+                changed |= run.meter.silence(sender, alone, only_without_session=False)
+        return changed
 
     def find(self, tenant: str, key: str | bytes) -> Run | None:
         """The open run that a trace id (bytes), session or call id ("session:…", "response:…") belongs to."""
@@ -120,6 +201,8 @@ class Runs:
         for trace_id, trace in run.traces.items():
             self._claim(run, trace_id)
             self.spans += trace.parents.count
+        if run.sender:
+            self._claim(run, run.sender)
         for session in run.sessions:
             self._claim(run, f"session:{session}")
         for step in run.steps:
@@ -178,6 +261,16 @@ class Runs:
 
     def idle(self, now_ns: int) -> Iterator[Run]:
         """Runs to be closed now: quiet for too long, or the quietest while there is too much."""
+        if self._archive is not None:
+            # A service sends metrics for as long as it runs: what it has used is written down every hour.
+            for run, since_ns in list(self._metered.items()):
+                if since_ns + HOUR_NS > now_ns:
+                    break
+                if run.steps:
+                    del self._metered[run]
+                    continue
+                yield run
+                self.forget(run)
         while self._open:
             run = next(iter(self._open))
             over = self.spans > self._caps.open_spans or self.steps > self._caps.open_steps
@@ -189,6 +282,12 @@ class Runs:
     def forget(self, run: Run) -> None:
         """Let a run go; whoever calls has written it down."""
         self._open.pop(run, None)
+        self._metered.pop(run, None)
+        if run.meter is not None and (self._archive is None or not run.calls):
+            known = Meter(series=run.meter.series)
+            for key in self._keys.get(run, []):
+                if isinstance(key[1], str):
+                    _bounded(self._meters, key, known, _GUESS_WINDOW)
         for key in self._keys.pop(run, []):
             self._by_key.pop(key, None)
         self.spans -= sum(trace.parents.count for trace in run.traces.values())
@@ -197,6 +296,18 @@ class Runs:
     def position(self) -> int | None:
         """The oldest journal position that an open run still needs; None: nothing is open."""
         return min((run.position for run in self._open), default=None)
+
+
+def _sender_key(sender: Sender) -> str:
+    return f"sender:{':'.join(filter(None, sender))}"
+
+
+def _bounded(known: dict[K, V], key: K, value: V, most: int) -> V:
+    """Remember a value; the oldest key goes when there are too many."""
+    known[key] = value
+    if len(known) > most:
+        del known[next(iter(known))]
+    return value
 
 
 def _key_text(key: str | bytes) -> str:

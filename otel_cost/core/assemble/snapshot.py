@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ormsgpack
 
+from otel_cost.core.assemble.meter import Meter
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.model.charge import Charge, Item
 from otel_cost.core.model.money import Rate
@@ -45,6 +46,8 @@ def freeze(run: Run) -> bytes:
         "wasted": run.wasted,
         "told": run.told,
         "carrier": run.carrier,
+        "meter": None if run.meter is None else run.meter.state(),
+        "sender": run.sender,
         "traces": {
             trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes()
             for trace in run.traces.values()
@@ -54,7 +57,9 @@ def freeze(run: Run) -> bytes:
             {
                 "id": call.id,
                 # A lone roll-up speaks through a copy of its step: found by its span.
-                "steps": sorted(number.get(id(s), spans.get((s.trace_id, s.span_id), -1)) for s in call.steps),
+                "steps": []
+                if call.step.source is Source.METRIC
+                else sorted(number.get(id(s), spans.get((s.trace_id, s.span_id), -1)) for s in call.steps),
                 "charge": _charge(call.charge),
             }
             for call in run.calls.values()
@@ -75,6 +80,9 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
         raise ValueError(message)
     run = Run(state["tenant"], charge, position, active_ns=state["active_ns"])
     run.sessions.update(state["sessions"])
+    run.sender = state.get("sender", "")
+    if (meter := state.get("meter")) is not None:
+        run.meter = Meter.of_state(meter)
     for trace_id, packed in state["traces"].items():
         words = array("Q", packed)
         trace = run.trace(bytes.fromhex(trace_id))
@@ -89,10 +97,11 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
     run.finish()
     index = {step: number for number, step in enumerate(run.steps)}
     spans = {(step.trace_id, step.span_id): number for number, step in enumerate(run.steps) if step.span_id}
-    before = {tuple(call["steps"]): call for call in state["calls"]}
+    # What metrics tell has no steps of its own, and an id that does not change.
+    before = {tuple(call["steps"]) if call["steps"] else call["id"]: call for call in state["calls"]}
     for call in list(run.calls.values()):
         members = tuple(sorted(index.get(s, spans.get((s.trace_id, s.span_id), -1)) for s in call.steps))
-        was = before.get(members)
+        was = before.get(call.id if call.step.source is Source.METRIC else members)
         if was is not None:
             trace = run.trace(call.trace_id)
             run.calls.pop(call.id)

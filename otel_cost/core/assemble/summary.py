@@ -32,6 +32,7 @@ def summarise(run: Run) -> RunSummary:
     calls = in_order(run.calls.values())
     model_calls = [call for call in calls if call.kind in MODEL_KINDS]
     holes = [call for call in calls if call.is_hole]
+    told = run.steps or [call.step for call in calls]  # metrics make calls and no steps
     agents: dict[str, None] = {}
     for step in sorted((s for s in run.steps if s.kind is Kind.AGENT), key=canonical):
         agents.setdefault(step.agent or step.name)
@@ -42,8 +43,8 @@ def summarise(run: Run) -> RunSummary:
         run_id=run.id,
         tenant=run.tenant,
         trace_ids=tuple(sorted(run.traces.keys() - {b""})),
-        start_ns=min((step.start_ns for step in run.steps), default=0),
-        end_ns=max((step.end_ns for step in run.steps), default=0),
+        start_ns=min((step.start_ns for step in told), default=0),
+        end_ns=max((step.end_ns for step in told), default=0),
         nano=total(calls),
         complete=not holes,
         unpriced_calls=sum(call.charge.status is not Status.PRICED for call in holes),
@@ -158,6 +159,7 @@ def close(run: Run) -> ClosedRun:
         keys=(
             *(trace_id.hex() for trace_id in run.traces if trace_id),
             *(f"session:{session}" for session in sorted(run.sessions)),
+            *([run.sender] if run.sender else ()),
             *dict.fromkeys(key for step in run.steps for key in step.ids if not key.startswith(REPEATABLE)),
         ),
     )

@@ -8,6 +8,7 @@ once with the lazy one (attributes stay bytes until somebody asks).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 from google.protobuf.message import DecodeError as ParseError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, DataPointFlags
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from otel_cost.core.decode._faults import find_fault
@@ -27,8 +29,8 @@ from otel_cost.core.decode._schema import (
     LogsRequest,
     TracesRequest,
 )
-from otel_cost.core.model.attributes import RawAttributes, decode_value
-from otel_cost.core.model.event import LogEvent, Resource, Scope, SpanEvent
+from otel_cost.core.model.attributes import PlainAttributes, RawAttributes, decode_value, plain_value
+from otel_cost.core.model.event import LogEvent, MetricPoint, Resource, Scope, SpanEvent
 from otel_cost.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -204,6 +206,73 @@ def count_metric_points(payload: bytes) -> int:
                 if data is not None:
                     points += len(getattr(metric, data).data_points)
     return points
+
+
+def decode_metrics(payload: bytes, tenant: str, received_ns: int) -> list[MetricPoint]:
+    """What an encoded `ExportMetricsServiceRequest` counts, in its own order: sums that only grow, sums of histograms.
+
+    Gauges and summaries, points without a value or without a known temporality
+    count nothing and are left out: the request goes on as it came, whatever is read from it.
+
+    Raises:
+        DecodeError: the bytes are no such request.
+    """
+    try:
+        request = ExportMetricsServiceRequest.FromString(payload)
+    except ParseError:
+        raise _no_request(payload, ExportMetricsServiceRequest.DESCRIPTOR) from None
+    points: list[MetricPoint] = []
+    for resource_metrics in request.resource_metrics:
+        told = resource_metrics.resource.attributes
+        resource = Resource(PlainAttributes({pair.key: plain_value(pair.value) for pair in told}))
+        for scope_metrics in resource_metrics.scope_metrics:
+            scope = Scope(scope_metrics.scope.name, scope_metrics.scope.version)
+            for metric in scope_metrics.metrics:
+                which = metric.WhichOneof("data")
+                if which not in _COUNTING:
+                    continue
+                data = getattr(metric, which)
+                temporality = data.aggregation_temporality
+                if temporality not in _TEMPORALITIES or (which == "sum" and not data.is_monotonic):
+                    continue
+                for point in data.data_points:
+                    said = PlainAttributes({pair.key: plain_value(pair.value) for pair in point.attributes})
+                    value = _value_of(point, which)
+                    if value is None or point.flags & DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK:
+                        continue
+                    points.append(
+                        MetricPoint(
+                            tenant=tenant,
+                            received_ns=received_ns,
+                            resource=resource,
+                            scope=scope,
+                            name=metric.name,
+                            start_ns=point.start_time_unix_nano,
+                            time_ns=point.time_unix_nano or received_ns,
+                            value=value,
+                            cumulative=temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE,
+                            attributes=said,
+                        )
+                    )
+    return points
+
+
+_COUNTING: Final = frozenset({"sum", "histogram", "exponential_histogram"})
+_TEMPORALITIES: Final = frozenset(
+    {
+        AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA,
+        AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE,
+    }
+)
+
+
+def _value_of(point: Any, which: str) -> int | float | None:  # noqa: ANN401 - NumberDataPoint or one of two histograms
+    if which == "sum":
+        kind = point.WhichOneof("value")
+        value: int | float | None = None if kind is None else getattr(point, kind)
+    else:
+        value = point.sum if point.HasField("sum") else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def span_events(raw_events: Iterable[bytes]) -> list[TimedEvent]:

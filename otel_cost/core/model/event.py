@@ -88,6 +88,26 @@ class LogEvent:
 
 
 @dataclass(slots=True, eq=False)
+class MetricPoint:
+    """One number of a metric that counts: what was added from `start_ns` to `time_ns`.
+
+    `cumulative`: all that was counted since `start_ns`, told again with every export.
+    `start_ns` is 0 where the sender does not know since when it counts.
+    """
+
+    tenant: str
+    received_ns: int
+    resource: Resource
+    scope: Scope
+    name: str
+    start_ns: int
+    time_ns: int
+    value: int | float  # of a histogram: the sum of what was measured
+    cumulative: bool
+    attributes: Attributes
+
+
+@dataclass(slots=True, eq=False)
 class HookEvent:
     """A harness asks before or tells after one of its steps (design section 2.6).
 

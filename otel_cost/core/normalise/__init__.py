@@ -19,7 +19,8 @@ from otel_cost.core.model.attributes import text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_cost.core.model.event import LogEvent, Resource, SpanEvent
+    from otel_cost.core.model.event import LogEvent, MetricPoint, Resource, SpanEvent
+    from otel_cost.core.model.measure import Measure
     from otel_cost.core.model.step import Step
 
 
@@ -41,6 +42,7 @@ class Dialect:
     rank: int = 50
     span: Callable[[SpanEvent], Step | None] | None = None
     log: Callable[[LogEvent], Step | None] | None = None
+    metric: Callable[[MetricPoint], Measure | None] | None = None
 
 
 DIALECTS: dict[str, Dialect] = {}
@@ -107,6 +109,15 @@ def normalise_log(log: LogEvent) -> Step | None:
             return dialect.log(log)
     found = _by_key(log.name) if log.name else None
     return None if found is None or found.log is None else found.log(log)
+
+
+def normalise_metric(point: MetricPoint) -> Measure | None:
+    """What a data point counts, or None for what is no usage."""
+    for dialect in _by_scope(point.scope.name, _service(point.resource)):
+        if dialect.metric is not None:
+            return dialect.metric(point)
+    found = _by_key(point.name)
+    return None if found is None or found.metric is None else found.metric(point)
 
 
 def _service(resource: Resource) -> str:

@@ -9,6 +9,7 @@ A failed tool shows only on the `.execution` span below it.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.decode.otlp import span_events
@@ -17,6 +18,7 @@ from otel_cost.core.model.step import Step, Terms
 from otel_cost.core.model.vocabulary import Basis, Kind, Source
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._log import flag_told, log_step
+from otel_cost.core.normalise._metric import Counter
 from otel_cost.core.normalise._read import as_text, names, reported_nano, status_code, who_of
 from otel_cost.core.normalise._usage import Counts, settle, whole
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_cost.core.model.attributes import Attributes
-    from otel_cost.core.model.event import LogEvent, SpanEvent
+    from otel_cost.core.model.event import LogEvent, MetricPoint, SpanEvent
+    from otel_cost.core.model.measure import Measure
 
 _NAME: Final = "claude_code"
 
@@ -234,6 +237,24 @@ def _agent(attributes: Attributes) -> str | None:
     return told or (source.rpartition(":")[2] or None if source.startswith("agent:") else None)
 
 
+_COUNTER: Final = Counter(
+    dialect=_NAME,
+    name="claude_code.token.usage",
+    type_key="type",
+    parts={"input": "input", "output": "output", "cacheRead": "cache_read", "cacheCreation": "cache_write"},
+    cost="claude_code.cost.usage",
+    basis=Basis.EXCLUSIVE,
+    provider="anthropic",
+)
+
+
+def read_metric(point: MetricPoint) -> Measure | None:
+    """Tokens by type, and the CLI's own idea of their cost; cache writes come as one sum, whatever their lifetime."""
+    measure = _COUNTER.read(point)
+    provider = _PROVIDERS.get(text(point.attributes, "anthropic.provider") or "")
+    return measure if measure is None or provider is None else replace(measure, provider=provider)
+
+
 register(
     Dialect(
         name=_NAME,
@@ -241,5 +262,6 @@ register(
         keys=("claude_code.",),
         span=read_span,
         log=read_log,
+        metric=read_metric,
     )
 )

@@ -17,6 +17,7 @@ from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import Basis, Kind, Source
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._log import flag_told, log_step
+from otel_cost.core.normalise._metric import Counter
 from otel_cost.core.normalise._read import as_text, dig, failure_of, opened_map, status_code, who_of
 from otel_cost.core.normalise._usage import Counts, settle, whole
 
@@ -239,6 +240,20 @@ def _fill_call_id(step: Step, attributes: Attributes) -> None:
         step.ids = (f"tool_call:{step.tool_call_id}",)
 
 
+_COUNTER: Final = Counter(
+    dialect=_NAME,
+    name="codex.turn.token_usage",
+    type_key="token_type",
+    parts={
+        "input": "input",
+        "cached_input": "cache_read",
+        "cache_write_input": "cache_write",
+        "output": "output",
+        "reasoning_output": "reasoning",
+    },
+)
+
+
 register(
     Dialect(
         name=_NAME,
@@ -254,5 +269,6 @@ register(
         keys=("codex.",),
         span=read_span,
         log=read_log,
+        metric=_COUNTER.read,
     )
 )

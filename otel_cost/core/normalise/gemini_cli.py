@@ -15,6 +15,7 @@ from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind, Source
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._gemini import exit_type, failure_hint, read_event, session_of, tool_hints, usage_hint
+from otel_cost.core.normalise._metric import gemini_counter
 from otel_cost.core.normalise._read import as_text, dig, failure_of, opened, who_of
 from otel_cost.core.normalise._usage import Counts, settle
 
@@ -121,5 +122,6 @@ register(
         keys=("gemini_cli.",),
         span=read_span,
         log=read_log,
+        metric=gemini_counter(_NAME, "gemini_cli.", reasoning_outside=True),
     )
 )

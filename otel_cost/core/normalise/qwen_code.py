@@ -15,6 +15,7 @@ from otel_cost.core.model.vocabulary import Kind, Source
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._gemini import failure_hint, read_event, session_of, tool_hints, usage_hint
 from otel_cost.core.normalise._log import flag_told
+from otel_cost.core.normalise._metric import gemini_counter
 from otel_cost.core.normalise._usage import Counts, settle, whole
 from otel_cost.core.normalise.semconv import read_span as read_plain_span
 
@@ -125,5 +126,6 @@ register(
         keys=(_PREFIX,),
         span=read_span,
         log=read_log,
+        metric=gemini_counter(_NAME, _PREFIX, reasoning_outside=False),
     )
 )

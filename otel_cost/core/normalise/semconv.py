@@ -15,6 +15,7 @@ from otel_cost.core.model.attributes import text
 from otel_cost.core.model.step import STANDARD_TERMS, Step, Terms
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Source
 from otel_cost.core.normalise import Dialect, register
+from otel_cost.core.normalise._metric import of_conventions
 from otel_cost.core.normalise._read import WELL, as_text, failure_of, names, opened, who_of
 from otel_cost.core.normalise._usage import gather, ranked, settle, whole
 
@@ -427,4 +428,14 @@ def message_text(value: Value) -> str | None:
 
 _SCOPES: Final = ("opentelemetry.instrumentation.openai_v2", "opentelemetry.util.genai")
 
-register(Dialect(name="semconv", scopes=_SCOPES, keys=("gen_ai.",), rank=90, span=read_span, log=read_log))
+register(
+    Dialect(
+        name="semconv",
+        scopes=_SCOPES,
+        keys=("gen_ai.",),
+        rank=90,
+        span=read_span,
+        log=read_log,
+        metric=of_conventions,
+    )
+)
