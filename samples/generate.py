@@ -115,8 +115,8 @@ class Trace:
         resource = {"attributes": attributes({"service.name": self.service} | self.resource)}
         scope = {"name": self.scope, "version": "1.0.0"}
         requests: list[dict[str, object]] = [
-            {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": scope, "spans": self.spans[at : at + size]}]}]}
-            for at in range(0, len(self.spans), size)
+            {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": scope, "spans": some}]}]}
+            for some in (self.spans[at : at + size] for at in range(0, len(self.spans), size))
         ]
         if self.logs:
             requests.append(
@@ -158,7 +158,8 @@ def agent(name: str, conversation: str, **more: object) -> dict[str, object]:
 
 def same_error_loop() -> Trace:
     """A coding agent runs the same failing test again and again; only line numbers and times change."""
-    trace = Trace(1, "checkout-bot", "example.agent", 0, {"deployment.environment.name": "prod", "team.id": "payments"})
+    said: dict[str, object] = {"deployment.environment.name": "prod", "team.id": "payments"}
+    trace = Trace(1, "checkout-bot", "example.agent", 0, said)
     root, begin = trace.hex(8), trace.now
     context = 9_000
     for turn in range(7):
@@ -167,15 +168,18 @@ def same_error_loop() -> Trace:
         trace.span("chat claude-sonnet-4-5", 4.1, said, parent=root, kind=3)
         if turn < 6:
             error = f"AssertionError at tests/test_cart.py:{40 + turn}: expected 3 items, got 2 after 0.{turn}1s"
-            trace.span("execute_tool run_tests", 2.5, tool("run_tests", '{"path": "tests/test_cart.py"}', ""), parent=root, error=error)
+            said = tool("run_tests", '{"path": "tests/test_cart.py"}', "")
+            trace.span("execute_tool run_tests", 2.5, said, parent=root, error=error)
         context += 900
-    trace.span("invoke_agent coder", 0, agent("coder", "conv-cart-42", **{"user.id": "dana"}), span_id=root, start=begin)
+    said = agent("coder", "conv-cart-42", **{"user.id": "dana"})
+    trace.span("invoke_agent coder", 0, said, span_id=root, start=begin)
     return trace
 
 
 def context_backpack() -> Trace:
     """Twelve turns that drag everything along: 20k to 240k input tokens, the cache missing more and more."""
-    trace = Trace(2, "migration-agent", "example.agent", 600, {"deployment.environment.name": "prod", "team.id": "platform"})
+    said: dict[str, object] = {"deployment.environment.name": "prod", "team.id": "platform"}
+    trace = Trace(2, "migration-agent", "example.agent", 600, said)
     root, begin = trace.hex(8), trace.now
     for turn in range(12):
         context = 20_000 * (turn + 1)
@@ -187,8 +191,10 @@ def context_backpack() -> Trace:
         said = chat("gpt-5", "openai", usage, **{"gen_ai.response.id": f"resp_{trace.hex(6)}"})
         trace.span("chat gpt-5", 9, said, parent=root, kind=3)
         path = f"src/module_{turn}.py"
-        trace.span("execute_tool read_file", 0.2, tool("read_file", json.dumps({"path": path}), f"{path} " * 40), parent=root)
-    trace.span("invoke_agent migrator", 0, agent("migrator", "conv-migrate-7", **{"user.id": "sam"}), span_id=root, start=begin)
+        said = tool("read_file", json.dumps({"path": path}), f"{path} " * 40)
+        trace.span("execute_tool read_file", 0.2, said, parent=root)
+    said = agent("migrator", "conv-migrate-7", **{"user.id": "sam"})
+    trace.span("invoke_agent migrator", 0, said, span_id=root, start=begin)
     return trace
 
 
@@ -251,7 +257,8 @@ def holes() -> Trace:
     trace.span("chat in-house-70b", 2, unknown, parent=root, kind=3)
     priced = chat("gpt-5-mini", "openai", {"input_tokens": trace.tokens(2000), "output_tokens": trace.tokens(150)})
     trace.span("chat gpt-5-mini", 2, priced, parent=root, kind=3)
-    trace.span("invoke_agent helper", 0, agent("helper", "conv-help-3", **{"user.id": "ana"}), span_id=root, start=begin)
+    said = agent("helper", "conv-help-3", **{"user.id": "ana"})
+    trace.span("invoke_agent helper", 0, said, span_id=root, start=begin)
     return trace
 
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from otel_cost.pipeline import Snapshots
 
 
-def build_engine(
-    config: Config, *, rules: Sequence[str] | None = None, snapshots: Snapshots | None = None
-) -> Engine:
+def build_engine(config: Config, *, rules: Sequence[str] | None = None, snapshots: Snapshots | None = None) -> Engine:
     """The engine that a config describes; `rules` take the place of the configured ones.
 
     Raises:

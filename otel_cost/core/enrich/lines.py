@@ -1,4 +1,4 @@
-"""Lines: calls, traces and runs in the words of contract section 2.2: ids lower-case hex, money decimal strings or null."""
+"""Lines: calls, traces and runs in the words of contract section 2.2: ids in hex, money as decimal strings or null."""
 
 from __future__ import annotations
 
@@ -89,9 +89,7 @@ def run_line(run: RunSummary) -> Line:
         "wasted_usd": usd(run.wasted_nano),
         "outcome": run.outcome,
         "verdict": run.verdict,
-        "model_route": [
-            {"model": leg.model, "calls": leg.calls, "cost_usd": usd(leg.nano)} for leg in run.model_route
-        ],
+        "model_route": [{"model": leg.model, "calls": leg.calls, "cost_usd": usd(leg.nano)} for leg in run.model_route],
     }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class Item:
-    """One line of a charge. `part` groups units for dashboards: input, cache_read, cache_write, output, reasoning, fee."""
+    """One line of a charge. `part` groups units: input, cache_read, cache_write, output, reasoning, fee."""
 
     unit: str  # price-book field without its scale: "input", "cache_read", "cache_write_1h", "web_search" …
     part: str

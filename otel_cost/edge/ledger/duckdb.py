@@ -822,8 +822,8 @@ def _load(db: Connection, shape: _Shape, rows: Sequence[tuple[object, ...]], ver
 _OF_RUN: Final = "tenant = ? AND (run_id = ? OR list_contains(?::BLOB[], trace_id))"
 
 # Of a run's episodes those that its own figure counts (`core/assemble/summary.wasted`): its loops, or the largest
-# single one if that is more. What each burnt is spread over the calls it burnt it on, to the nano-dollar: in proportion to
-# their cost, the rest to the dearest. The calls are those of its spans from the onset on; where these have no
+# single one if that is more. What each burnt is spread over the calls it burnt it on, to the nano-dollar: in proportion
+# to their cost, the rest to the dearest. The calls are those of its spans from the onset on; where these have no
 # price (tools), the model calls of the same run between them; where there are none, all calls of the run.
 _WASTE: Final = """
 told AS (

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
-from otel_cost.core.model.attributes import PlainAttributes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otel_cost.core.model.attributes import PlainAttributes
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Reason
 from otel_cost.core.normalise._usage import MOST_TOKENS, NOTHING_TOLD, answered, gather, ranked, settle, whole
