@@ -171,13 +171,23 @@ class PriceBook:
             exact += fresh * band.input + cache_read * band.cache_read
             if cache_write:
                 exact += (cache_write - hour) * band.cache_write + hour * band.cache_write_1h
-                flags |= self._ttl(usage, band)
+                if usage.cache_write_1h is None and band.two_ttls:
+                    usage, more = self._lifetimes(step, usage, band, exact)
+                    exact += more
+                    flags |= _ESTIMATED if more else _TTL_UNKNOWN
         else:
             exact += total * band.input
-        nano, rest = divmod(exact, band.nano)
-        if rest > band.half or (rest == band.half and nano & 1):
-            nano += 1
+        nano = band.rounded(exact)
         return Charge(_PRICED, None, nano, Items(band, usage, nano), usage, step.basis, flags, self.id)
+
+    def _lifetimes(self, step: Step, usage: Usage, band: Band, exact: int) -> tuple[Usage, int]:
+        """The usage with the hour's part of what was written, where the stated cost proves it, and what that adds."""
+        if step.reported_nano is None or step.terms.units:  # uses inside the call are in the stated cost too
+            return usage, 0
+        hour = band.proven_hour(exact, usage.cache_write or 0, step.reported_nano)
+        if not hour:
+            return usage, 0
+        return replace(usage, cache_write_1h=hour), hour * (band.cache_write_1h - band.cache_write)
 
     def _ttl(self, usage: Usage, band: Band) -> frozenset[Flag]:
         """Whether two prices were possible for what went into the cache."""
@@ -202,7 +212,7 @@ class PriceBook:
             if tokens.status is not Status.PRICED:
                 return tokens
             flags = tokens.flags
-            lines = band.lines(usage)
+            lines = band.lines(tokens.usage or usage)
         if isinstance(lines, Reason):
             return self._charge_lines(step, lines, flags)
         for name, count in terms.units:

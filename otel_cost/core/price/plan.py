@@ -112,6 +112,26 @@ class Band:
         # A write whose lifetime is not told has two possible prices only where both are on the list.
         self.two_ttls = "cache_write_1h_mtok" in quotes and self.cache_write_1h != self.cache_write
 
+    def rounded(self, exact: int) -> int:
+        """Nano-dollars of an amount in this band's integers, half to even."""
+        nano, rest = divmod(exact, self.nano)
+        return nano + 1 if rest > self.half or (rest == self.half and nano & 1) else nano
+
+    def proven_hour(self, exact: int, cache_write: int, reported_nano: int) -> int:
+        """How many of the written tokens live an hour, where the cost that the sender states proves it; else 0.
+
+        `exact` is our cost with all of them at the price of five minutes. Only one
+        split may come to the stated cost, to the nano-dollar. A cost that equals
+        ours with no hour in it proves nothing: whoever does not know the lifetime computes it like that.
+        """
+        more = self.cache_write_1h - self.cache_write
+        missing = reported_nano * self.nano - exact
+        if more < self.nano or missing <= 0:
+            return 0  # a token makes less than a nano-dollar of difference: several splits would do
+        hour = (missing + more // 2) // more
+        proven = hour <= cache_write and self.rounded(exact + hour * more) == reported_nano
+        return hour if proven else 0
+
     def find(self, key: str) -> tuple[Rate, str, int] | None:
         """The rate for `key`, its own or that of the whole it is a part of."""
         while key not in self.quotes:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from price_helper import called, shipped, usd, written
 
+from otel_cost.core.model.step import Terms
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Kind, Reason, Status
+
+if TYPE_CHECKING:
+    from otel_cost.core.model.step import Step
 
 LONG = Usage(input=300_000, output=1_000)
 
@@ -191,6 +196,44 @@ def test_the_providers_own_figure_wins() -> None:
     charge = shipped().charge(told)
     assert (charge.nano, [item.nano for item in charge.items], set(charge.flags)) == (123, [123], {"reported_cost"})
     assert usd(shipped(), called("openai", "gpt-5", reported_nano=123)) == "0.0225"
+
+
+def turn(write: int, reported: str, **more: object) -> Step:
+    """A first turn of Claude Code: 400 fresh tokens, 30 out, the rest into the cache for a time that nobody tells."""
+    usage = Usage(input=400 + write, output=30, cache_write=write, **more)  # type: ignore[arg-type]
+    return called("anthropic", "claude-sonnet-4-5", usage=usage, reported_nano=int(Decimal(reported) * 10**9))
+
+
+@pytest.mark.parametrize(
+    ("write", "reported", "hour", "cost", "flag"),
+    [
+        (14_000, "0.08565", 14_000, "0.08565", "estimated"),  # all of it for an hour
+        (14_000, "0.06315", 4_000, "0.06315", "estimated"),  # 10,000 for five minutes
+        (14_000, "0.05415", None, "0.05415", "ttl_unknown"),  # what everybody gets who does not know
+        (14_000, "0.0857", None, "0.05415", "ttl_unknown"),  # no split comes to it
+        (14_000, "0.08565225", None, "0.05415", "ttl_unknown"),  # more than there was to write
+        (14_000, "0.04", None, "0.05415", "ttl_unknown"),
+    ],
+)
+def test_a_stated_cost_proves_how_long_the_cache_lives(
+    write: int, reported: str, hour: int | None, cost: str, flag: str
+) -> None:
+    charge = shipped().charge(turn(write, reported))
+    assert charge.usage is not None
+    assert (charge.usage.cache_write_1h, charge.exact_usd, set(charge.flags)) == (hour, Fraction(Decimal(cost)), {flag})
+    assert sum(item.nano for item in charge.items) == charge.nano == int(Decimal(cost) * 10**9)
+
+
+def test_a_stated_cost_with_other_uses_in_it_proves_nothing() -> None:
+    step = turn(14_000, "0.08565")
+    step.terms = Terms(units=(("web_search", 1),))
+    charge = shipped().charge(step)
+    assert (charge.nano, set(charge.flags)) == (64_150_000, {"ttl_unknown"})
+
+
+def test_a_told_lifetime_needs_no_proof() -> None:
+    charge = shipped().charge(turn(14_000, "0.08565", cache_write_1h=0))
+    assert (charge.nano, charge.flags) == (54_150_000, frozenset())
 
 
 RATES = st.decimals(min_value=0, max_value=100, places=6)
