@@ -7,10 +7,14 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.model.attributes import PlainAttributes
 from otel_cost.core.model.effects import Correction, Signal
 from otel_cost.core.model.event import LogEvent, MetricPoint, Resource, Scope, SpanEvent
+from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.price import PriceBook, compile_book, layer_of
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
@@ -229,6 +233,21 @@ class Desk:
     @property
     def total(self) -> int:
         return sum(nano or 0 for nano in self.rows.values())
+
+    def downstream(self) -> int:
+        """What a backend adds up that was sent every record and every correction, by call."""
+        known: dict[str, int] = {}
+        for one in self.outgoing:
+            if one.signal is Signal.METRICS:
+                continue
+            record = (Span if one.signal is Signal.TRACES else LogRecord).FromString(one.raw + one.extra)
+            said = {pair.key: pair.value.string_value for pair in record.attributes}
+            if "otel_cost.correction.call_id" in said:
+                new = said.get("otel_cost.correction.new_usd_exact")
+                known[said["otel_cost.correction.call_id"]] = usd_to_nano(new) if new else 0
+            elif "otel_cost.usd_exact" in said:
+                known[one.call.id] = usd_to_nano(said["otel_cost.usd_exact"])
+        return sum(known.values())
 
     @property
     def run(self) -> ClosedRun:

@@ -75,6 +75,7 @@ class Run:
     _threads: dict[Step, str] = field(default_factory=dict)  # agent span → key of the agent at work
     _turns: dict[tuple[bytes, str], dict[str, list[tuple[int, int]]]] = field(default_factory=dict)
     _rollups: list[Step] = field(default_factory=list)
+    _lone: set[Step] = field(default_factory=set)  # roll-ups that are billed
     _metered: dict[str, Step] = field(default_factory=dict)  # calls that only metrics tell of
     _by_tool: bool = False  # a hook told of a tool call without naming it
     _closing: bool = False
@@ -167,6 +168,7 @@ class Run:
         if step.parent_id:
             self._place[step] = self.trace(step.trace_id).walk(step)
         self._note_loss(step)
+        self._take_back(step, self.place(step))
         if step.rollup:
             if step.usage is not None:
                 self._rollups.append(step)
@@ -182,13 +184,19 @@ class Run:
 
     def _again(self, trace: Trace, key: int, step: Step) -> None:
         known = trace.steps.get(key)
-        if known is None or _said(step) == _said(known):
+        if known is None:  # the first copy told of no work
+            trace.steps[key] = step
+            self.add_step(step)
+            return
+        if _said(step) == _said(known):
             return
         if _said(step) > _said(known):
             for name in ("usage", "basis", "problem", "failed", "response_model", "reported_nano", "terms", "ids"):
                 setattr(known, name, getattr(step, name))
         known.flags |= {Flag.CONFLICT}
-        if known in self._component:
+        if known.rollup:
+            self._bill_again(known)
+        elif known in self._component:
             for key_ in known.ids:
                 self._ids.setdefault(key_, known)
             self._settle(self._component[known])
@@ -202,8 +210,13 @@ class Run:
             if agent_was != agent_now and (agent_was, agent_now) not in self.moves[-1:]:
                 self.moves.append((agent_was, agent_now))
         self._note_loss(step)
+        self._take_back(step, place)
         component = self._component.get(step)
         if component is None:
+            return
+        if step.rollup:
+            if before is None or place.model != before.model:
+                self._bill_again(step)
             return
         if place.over is not None and place.over in self._component:
             component = self._unite(component, self._component[place.over])
@@ -363,8 +376,14 @@ class Run:
         self.trace(call.trace_id).calls[call.id] = call
         self.changes.append(Change(before, call))
 
+    def _keep(self, call: Call) -> None:
+        """A call of a run that this one took over; whatever changes of it is to be told."""
+        self.calls.setdefault(call.id, call)
+        self.trace(call.trace_id).calls.setdefault(call.id, call)
+
     def _drop(self, call: Call) -> None:
-        if self.calls.pop(call.id, None) is not None:
+        if self.calls.get(call.id) is call:
+            del self.calls[call.id]
             self.trace(call.trace_id).calls.pop(call.id, None)
             self.changes.append(Change(call, None))
 
@@ -390,19 +409,44 @@ class Run:
             return
         covered = self._covered()
         for step in self._rollups:
-            component = self._component.get(step)
             if step in covered:
-                if component is not None:
-                    del self._component[step]
-                    for call in component.calls:
-                        self._drop(call)
-            elif component is None and (before_ns is None or step.end_ns <= before_ns):
-                component = self._component[step] = Component([step])
-                lone = copy.copy(step)
-                lone.kind = Kind.EMBEDDING if step.operation == "embeddings" else Kind.INFERENCE
-                lone.rollup = False
-                lone.flags = step.flags | {Flag.AGGREGATE}
-                component.calls.append(self._call(Group([lone]), call_id(self.tenant, [lone]), None))
+                self._unbill(step)
+            elif step not in self._component and (before_ns is None or step.end_ns <= before_ns):
+                self._bill(step, None)
+
+    def _bill(self, step: Step, before: Call | None) -> None:
+        component = self._component[step] = Component([step])
+        self._lone.add(step)
+        lone = copy.copy(step)
+        lone.kind = Kind.EMBEDDING if step.operation == "embeddings" else Kind.INFERENCE
+        lone.rollup = False
+        lone.flags = step.flags | {Flag.AGGREGATE}
+        component.calls.append(self._call(Group([lone]), call_id(self.tenant, [lone]), before))
+
+    def _unbill(self, step: Step) -> None:
+        component = self._component.pop(step, None)
+        self._lone.discard(step)
+        for call in component.calls if component is not None else ():
+            self._drop(call)
+
+    def _bill_again(self, step: Step) -> None:
+        """A roll-up says something else than before, or stands elsewhere: its bill follows, if there is one."""
+        component = self._component.get(step)
+        if component is not None:
+            self._bill(step, next(iter(component.calls), None))
+
+    def _take_back(self, step: Step, place: Place) -> None:
+        """A step tells what a roll-up was billed for: at once, because what was told of it is wrong from now on."""
+        if not self._lone or step.usage is None or not (step.rollup or step.kind in MODEL_KINDS):
+            return
+        if step.source is Source.SPAN:
+            for above in place.agents:
+                if above in self._lone:
+                    self._unbill(above)
+        else:
+            for rollup in self._rollups:
+                if rollup in self._lone and _told_in(step, rollup):
+                    self._unbill(rollup)
 
     def _covered(self) -> set[Step]:
         """Roll-ups that sum up something told on its own."""
@@ -413,13 +457,9 @@ class Run:
         told_apart = [
             call.step
             for call in self.calls.values()
-            if call.kind in MODEL_KINDS and call.step.source is not Source.SPAN and call.step.usage is not None
+            if call.kind in MODEL_KINDS and call.step.source not in _TOLD_IN_PLACE and call.step.usage is not None
         ]
-        for step in self._rollups:
-            if any(
-                s.dialect == step.dialect and step.start_ns <= s.end_ns <= step.end_ns + _LATE_NS for s in told_apart
-            ):
-                covered.add(step)
+        covered.update(rollup for rollup in self._rollups if any(_told_in(step, rollup) for step in told_apart))
         return covered
 
     # ---- usage that only metrics tell -------------------------------------
@@ -486,7 +526,8 @@ class Run:
         if other.meter is not None:
             self.meter = self.meter or Meter()
             self.meter.absorb(other.meter)
-            self.calls |= {name: other.calls[name] for name in other._metered}
+            for name in other._metered:
+                self._keep(other.calls[name])
             self._metered |= other._metered
         known = {step: call for call in other.calls.values() for step in call.steps}
         pending = [change for change in other.changes if change.new is None]
@@ -504,12 +545,18 @@ class Run:
             if step.rollup:
                 if step.usage is not None:
                     self._rollups.append(step)
+                if step in other._lone:
+                    self._lone.add(step)
+                    component = self._component[step] = other._component[step]
+                    for call in component.calls:
+                        self._keep(call)
                 continue
             if step.kind in CALL_KINDS:
                 component = self._component[step] = Component([step])
                 call = known.pop(step, None)
                 if call is not None:
                     component.calls.append(call)
+                    self._keep(call)
                     for part in call.steps:
                         known.pop(part, None)
                 for related in self._related(step):
@@ -518,15 +565,27 @@ class Run:
             over = self.place(step).over
             if step in self._component and over is not None and over in self._component:
                 self._unite(self._component[step], self._component[over])
+        alone = {id(self._component[rollup]) for rollup in self._lone}
         for component in {id(c): c for s in moved if (c := self._component.get(s)) is not None}.values():
-            self._settle(component)
+            if id(component) not in alone:
+                self._settle(component)
+        covered = self._covered() if self._lone else set()
+        for rollup in self._rollups:
+            if rollup in covered:
+                self._unbill(rollup)
         self.changes.extend(pending)
         self.bill_metrics_again()
 
 
+_TOLD_IN_PLACE = frozenset({Source.SPAN, Source.METRIC})
 _COUNTED_APART = frozenset({Source.SPAN, Source.LOG, Source.EVENT})
 _NOWHERE = Place()
 _LATE_NS = 2_000_000_000  # a log record is written at the end of what it tells, or a flush later
+
+
+def _told_in(step: Step, rollup: Step) -> bool:
+    """Does a record without a place in the tree tell of work that a roll-up sums up?"""
+    return step.dialect == rollup.dialect and rollup.start_ns <= step.end_ns <= rollup.end_ns + _LATE_NS
 
 
 def _said(step: Step) -> tuple[object, ...]:

@@ -245,9 +245,18 @@ def test_two_runs_that_become_one_count_like_one(left: list[Step | tuple[int, in
             moved.append(span)
     whole = run_of(*left, *moved)
     first, second = run_of(*left), run_of(*moved)
+    told = {call_id: call.nano for run in (first, second) for call_id, call in run.calls.items()}
+    first.changes.clear()
+    second.changes.clear()
     first.absorb(second)
     first.finish()
     assert counted(first) == counted(whole)
+    for change in first.changes:
+        if change.new is None and change.old is not None:
+            told.pop(change.old.id, None)
+        elif change.new is not None:
+            told[change.new.id] = change.new.nano
+    assert told == {call_id: call.nano for call_id, call in first.calls.items()}
 
 
 @given(st.dictionaries(st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1)))
