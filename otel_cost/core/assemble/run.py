@@ -534,33 +534,7 @@ class Run:
         moved = [step for step in other.steps if step.span_id or _record(step) not in self._records]
         self._records |= other._records
         for step in moved:
-            if step.kind is Kind.TOOL:
-                self._hint_by_tool(step)
-            self.steps.append(step)
-            self._hear(step)
-            if step in other._place:
-                self._place[step] = other._place[step]
-            if step in other._names:
-                self._names[step] = other._names[step]
-            if step.rollup:
-                if step.usage is not None:
-                    self._rollups.append(step)
-                if step in other._lone:
-                    self._lone.add(step)
-                    component = self._component[step] = other._component[step]
-                    for call in component.calls:
-                        self._keep(call)
-                continue
-            if step.kind in CALL_KINDS:
-                component = self._component[step] = Component([step])
-                call = known.pop(step, None)
-                if call is not None:
-                    component.calls.append(call)
-                    self._keep(call)
-                    for part in call.steps:
-                        known.pop(part, None)
-                for related in self._related(step):
-                    component = self._unite(component, self._component[related])
+            self._take_over(step, other, known)
         for step in moved:  # what encloses a step may have been moved after it
             over = self.place(step).over
             if step in self._component and over is not None and over in self._component:
@@ -575,6 +549,37 @@ class Run:
                 self._unbill(rollup)
         self.changes.extend(pending)
         self.bill_metrics_again()
+
+    def _take_over(self, step: Step, other: Run, known: dict[Step, Call]) -> None:
+        """One step of another run, with its place and the call it had a part in."""
+        if step.kind is Kind.TOOL:
+            self._hint_by_tool(step)
+        self.steps.append(step)
+        self._hear(step)
+        if step in other._place:
+            self._place[step] = other._place[step]
+        if step in other._names:
+            self._names[step] = other._names[step]
+        if step.rollup:
+            if step.usage is not None:
+                self._rollups.append(step)
+            if step in other._lone:
+                self._lone.add(step)
+                lone = self._component[step] = other._component[step]
+                for call in lone.calls:
+                    self._keep(call)
+            return
+        if step.kind not in CALL_KINDS:
+            return
+        component = self._component[step] = Component([step])
+        told = known.pop(step, None)
+        if told is not None:
+            component.calls.append(told)
+            self._keep(told)
+            for part in told.steps:
+                known.pop(part, None)
+        for related in self._related(step):
+            component = self._unite(component, self._component[related])
 
 
 _TOLD_IN_PLACE = frozenset({Source.SPAN, Source.METRIC})
