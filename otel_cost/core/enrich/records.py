@@ -86,6 +86,8 @@ def correction_json(correction: Correction) -> dict[str, object]:
         "old_usd": _money(correction.old_nano),
         "new_usd": _money(correction.new_nano),
         "why": correction.why,
+        **({"who": correction.who} if correction.who else {}),
+        **({"price_book": correction.price_book} if correction.price_book else {}),
     }
 
 

@@ -53,6 +53,8 @@ class Correction:
     old_nano: int | None
     new_nano: int | None
     why: str
+    who: str = ""  # who ordered it: re-pricing
+    price_book: str = ""  # which book says so, where it is another than the call was told with
 
 
 @dataclass(slots=True)

@@ -117,6 +117,14 @@ class Ledger(Protocol):
     def find_snapshot(self, tenant: str, key: str) -> bytes | None:
         """What wakes the closed run that a trace id (hex), `session:…` or call id belongs to."""
 
+    def closed_runs(
+        self, since_ns: int | None = None, until_ns: int | None = None, tenant: str | None = None
+    ) -> Iterator[tuple[str, str, bytes]]:
+        """(tenant, run id, snapshot) of every closed run that was at work in a stretch of time, earliest first.
+
+        The snapshot is empty where none was kept. What is committed for such a run afterwards is its whole truth.
+        """
+
     def closed_keys(self, limit: int) -> Iterator[tuple[str, str]]:
         """(tenant, key) of closed runs, the latest runs first."""
 

@@ -444,6 +444,19 @@ class DuckDbLedger:
         self._inherited.add((tenant, run_id))  # it is about to be woken: what it says next is its whole truth
         return bytes(snapshot)
 
+    def closed_runs(
+        self, since_ns: int | None = None, until_ns: int | None = None, tenant: str | None = None
+    ) -> Iterator[tuple[str, str, bytes]]:
+        names = self._rows(
+            "SELECT tenant, run_id FROM runs WHERE end_ns >= ? AND start_ns < ? AND (?::VARCHAR IS NULL OR tenant = ?)"
+            " ORDER BY start_ns, tenant, run_id",
+            [_from(since_ns), _until(until_ns), tenant, tenant],
+        )
+        for owner, run_id in names:
+            rows = self._rows("SELECT snapshot FROM snapshots WHERE tenant = ? AND run_id = ?", [owner, run_id])
+            self._inherited.add((owner, run_id))
+            yield owner, run_id, bytes(rows[0][0]) if rows else b""
+
     def closed_keys(self, limit: int) -> Iterator[tuple[str, str]]:
         with self._reading() as db:
             result = db.execute(

@@ -323,3 +323,35 @@ def test_an_alert_of_before_two_runs_became_one_is_told_with_the_run_that_stays(
     assert run is not None
     assert [one["id"] for one in run["alerts"]] == [alert.id]  # type: ignore[attr-defined]
     assert ledger.report()[0]["wasted_usd"] == "0.00000003"
+
+
+def test_closed_runs_are_given_with_what_wakes_them_by_time_and_tenant(ledger: Ledger) -> None:
+    runs = [
+        closed(a_call("late", trace="t2", start_s=100), snapshot=b"two"),
+        closed(a_call("early", trace="t1"), snapshot=b"one"),
+        closed(a_call("none kept", trace="t3", start_s=200), snapshot=b""),
+        closed(a_call("theirs", trace="t4", tenant="other"), tenant="other", snapshot=b"four"),
+    ]
+    ledger.commit(batch_of(*runs, written(a_call("open", trace="t5"), run_id=trace_of("t5").hex())), 1)
+    mine = [(trace_of("t1").hex(), b"one"), (trace_of("t2").hex(), b"two"), (trace_of("t3").hex(), b"")]
+    assert [(run_id, frozen) for _, run_id, frozen in ledger.closed_runs(tenant="default")] == mine
+    assert len([*ledger.closed_runs()]) == 4
+    second = 10**9
+    assert [*ledger.closed_runs(NOON_NS + 50 * second, NOON_NS + 150 * second)] == [("default", *mine[1])]
+    # A run overlaps the time in which it began or ended.
+    assert [*ledger.closed_runs(NOON_NS + 101 * second, NOON_NS + 102 * second)] == [("default", *mine[1])]
+
+
+def test_a_closed_run_that_is_committed_again_replaces_what_was_there(ledger: Ledger) -> None:
+    ledger.commit(batch_of(closed(a_call("a", nano=10), a_call("b", nano=20, start_s=1))), 5)
+    ((_, _, frozen),) = ledger.closed_runs()
+    assert frozen
+    again = Batch()
+    run = a_run([a_call("a", nano=7), a_call("b", nano=20, start_s=1)])
+    again.closed["default", RUN] = run
+    ledger.commit(again, 0)
+    assert (nano_of(ledger.report()), ledger.cursor()) == (27, 5)
+    story = ledger.run(RUN)
+    assert story is not None
+    assert story["cost_usd"] == "0.000000027"
+    assert len(story["tree"]) == 1  # every step still stands there once
