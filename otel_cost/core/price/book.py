@@ -211,8 +211,8 @@ class PriceBook:
             tokens = self._charge_tokens(step, usage, band, flags)
             if tokens.status is not Status.PRICED:
                 return tokens
-            flags = tokens.flags
-            lines = band.lines(tokens.usage or usage)
+            flags, usage = tokens.flags, tokens.usage or usage
+            lines = band.lines(usage)
         if isinstance(lines, Reason):
             return self._charge_lines(step, lines, flags)
         for name, count in terms.units:
@@ -224,7 +224,9 @@ class PriceBook:
                     return self._none(step, Reason.NO_RATE, flags)
                 lines.append(line)
         lines += [line for fee in self._step_fees if (line := _fee_line(fee, step, plan)) is not None]
-        return self._charge_lines(step, lines, flags)
+        charge = self._charge_lines(step, lines, flags)
+        charge.usage = usage
+        return charge
 
     def _use(self, name: str, count: int, band: Band, plan: Plan, step: Step) -> Line | None:
         key = _USES.get(name)

@@ -14,6 +14,8 @@ from price_helper import called, shipped, usd, written
 from otel_cost.core.model.step import Terms
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Kind, Reason, Status
+from otel_cost.core.price import compile_book, layer_of, upstream_layer
+from otel_cost.document import parse_document
 
 if TYPE_CHECKING:
     from otel_cost.core.model.step import Step
@@ -229,6 +231,14 @@ def test_a_stated_cost_with_other_uses_in_it_proves_nothing() -> None:
     step.terms = Terms(units=(("web_search", 1),))
     charge = shipped().charge(step)
     assert (charge.nano, set(charge.flags)) == (64_150_000, {"ttl_unknown"})
+
+
+def test_a_lifetime_is_proven_beside_the_users_own_rules_too() -> None:
+    rule = "version: 1\ncontext: [{match: {service.name: x}, set: {processing: batch}}]"
+    book = compile_book([upstream_layer(), layer_of(parse_document(rule, "mine.yaml"))])
+    charge = book.charge(turn(14_000, "0.08565"))
+    assert charge.usage is not None
+    assert (charge.nano, charge.usage.cache_write_1h, set(charge.flags)) == (85_650_000, 14_000, {"estimated"})
 
 
 def test_a_told_lifetime_needs_no_proof() -> None:
