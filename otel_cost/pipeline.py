@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from otel_cost.core.assemble.run import Change, Run
+    from otel_cost.core.budget import Spend
     from otel_cost.core.decide import Decision
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, SpanEvent
@@ -151,6 +152,13 @@ class Engine:
         """Metrics go on as they came."""
         self._effects.outgoing.append(Outgoing(Signal.METRICS, position, payload))
 
+    def restore(self, spends: Iterable[tuple[str, Spend]], told: Iterable[Alert], now_ns: int) -> None:
+        """After a restart, before anything is fed: budgets are counted again, what they decided stands again."""
+        news = list(self.policy.restore(spends, told, now_ns))
+        for alert in self.policy.open_alerts():
+            self._stand(alert, now_ns)
+        self._budgets(news, now_ns)
+
     def advance(self, now_ns: int) -> None:
         """Let time pass: what has settled goes on and is written, what is idle is closed."""
         while self._held and self._held[0].due_ns <= now_ns:
@@ -161,7 +169,7 @@ class Engine:
             self._write(run.current, call_id, now_ns)
         for run in self.runs.idle(now_ns):
             self._close(run, now_ns)
-        self._alerts(self.policy.advance(now_ns))
+        self._budgets(self.policy.advance(now_ns), now_ns)
 
     def close(self, now_ns: int) -> None:
         """End of input: everything held goes on, every run is closed."""
@@ -309,7 +317,7 @@ class Engine:
             run.relabelled = False
             for call_id in run.told:
                 self._schedule(run, call_id, now_ns)
-            self._alerts(self.policy.relabel(run, now_ns))
+            self._budgets(self.policy.relabel(run, now_ns), now_ns)
         if not run.changes and not run.moves:
             return
         changes, run.changes = run.changes, []
@@ -320,7 +328,7 @@ class Engine:
             self._changed(run, change, now_ns)
 
     def _changed(self, run: Run, change: Change, now_ns: int) -> None:
-        self._alerts(self.policy.put(run, change, now_ns))
+        self._budgets(self.policy.put(run, change, now_ns), now_ns)
         call = change.new
         if call is None:
             gone = change.old
@@ -376,6 +384,29 @@ class Engine:
                 shadow = rule.mode is Mode.SHADOW
                 self._standing.note(alert, rule.actions, now_ns=now_ns, call=call, sessions=run.sessions, shadow=shadow)
         self._alerts(told)
+
+    def _budgets(self, alerts: Iterable[Alert], now_ns: int) -> None:
+        """Tell of budgets, and let stand what their rules decide."""
+        told = list(alerts)
+        for alert in told:
+            self._stand(alert, now_ns)
+        self._alerts(told)
+
+    def _stand(self, alert: Alert, now_ns: int) -> None:
+        order = self.policy.order(alert)
+        if order is not None:
+            self._standing.note(
+                alert,
+                order.actions,
+                now_ns=now_ns,
+                sessions=order.sessions,
+                keys=order.keys,
+                shadow=order.shadow,
+                closed=order.closed,
+                until_ns=order.until_ns,
+            )
+        elif alert.state != "firing":
+            self._standing.note(alert, (), now_ns=now_ns)
 
     def _alerts(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:

@@ -213,6 +213,11 @@ class Service:
 
     def _recover(self) -> None:
         """Feed again what the ledger's cursor says is not all written, in the time of its receipt."""
+        now_ns = time.time_ns()
+        since_ns = self.engine.policy.since_ns(now_ns)
+        if since_ns is not None:
+            # Keyed by call, so that what the journal tells again counts once.
+            self.engine.restore(self.ledger.spends(since_ns), (), now_ns)
         count = 0
         for record in self.journal.read(self.ledger.cursor()):
             self._feed(record)

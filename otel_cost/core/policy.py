@@ -45,6 +45,7 @@ class Order:
     """What an alert asks of those who answer harnesses. `keys`: whom besides the alert's run (`user:ann`, `*`)."""
 
     actions: Actions
+    sessions: tuple[str, ...]  # of the alert's run
     shadow: bool
     closed: bool
     keys: tuple[str, ...]
@@ -247,7 +248,7 @@ class Policy:
             if before is None:
                 yield from self._alert(crossing, now_ns)
             elif before.state == "firing":
-                self._open[name] = (before, self._order(crossing))
+                self._open[name] = (before, self._order(crossing, None))
             else:
                 self._muted.add(name)  # its end was told; ours comes with the next tick
         for name, alert in known.items():
@@ -302,7 +303,8 @@ class Policy:
                 yield _resolved(found[0], now_ns, {"observed": nano_to_text(crossing.spent_nano)})
             self._muted.discard(name)
             return
-        order = self._order(crossing)
+        offender = self._offender(crossing, run)
+        order = self._order(crossing, offender)
         alert = replace(
             self._told_of(crossing, now_ns, run, call, name),
             kind=_kind(crossing),
@@ -316,9 +318,8 @@ class Policy:
     def _told_of(self, crossing: Crossing, now_ns: int, run: Run | None, call: Call | None, fingerprint: str) -> Alert:
         """The alert as far as it is the same for every kind."""
         rule = self._rules[crossing.budget.name]
-        offender, offence = run, call
-        if rule.target == "top_burner" and (run is None or run.id != crossing.top_run):
-            offender = self._runs.get((crossing.group[0], crossing.top_run))
+        offender, offence = self._offender(crossing, run), call
+        if offender is not run:
             offence = None if offender is None else max(offender.calls.values(), key=_when, default=None)
         seq = self._told.get(fingerprint, (0, 0))[0] + 1
         self._told[fingerprint] = (seq, now_ns)
@@ -345,6 +346,12 @@ class Policy:
             fingerprint=fingerprint,
             evidence=told | self._compared(rule, crossing),
         )
+
+    def _offender(self, crossing: Crossing, run: Run | None) -> Run | None:
+        """Whose alert it is: the run that took most, or the one whose call crossed; None: it is over."""
+        if self._rules[crossing.budget.name].target != "top_burner" or (run and run.id == crossing.top_run):
+            return run
+        return self._runs.get((crossing.group[0], crossing.top_run))
 
     def _compared(self, rule: BudgetRule, crossing: Crossing) -> dict[str, object]:
         """The numbers that were compared, and whose they are."""
@@ -410,7 +417,7 @@ class Policy:
             evidence=alert.evidence | self._used(use),
         )
 
-    def _order(self, crossing: Crossing) -> Order:
+    def _order(self, crossing: Crossing, offender: Run | None) -> Order:
         rule = self._rules[crossing.budget.name]
         group = dict(zip(crossing.budget.per, crossing.group[1:], strict=True))
         keys: tuple[str, ...] = ()
@@ -421,7 +428,8 @@ class Policy:
             keys = tuple(known) if len(known) == len(group) == 1 else () if group else ("*",)
         window = crossing.budget.window
         until = window.bounds(crossing.at_ns)[1] if isinstance(window, Calendar) else None
-        return Order(_actions(rule, crossing), rule.mode is Mode.SHADOW, rule.fail == "closed", keys, until)
+        sessions = () if offender is None else tuple(sorted(offender.sessions))
+        return Order(_actions(rule, crossing), sessions, rule.mode is Mode.SHADOW, rule.fail == "closed", keys, until)
 
     def _summary(self, rule: BudgetRule, crossing: Crossing) -> str:
         named = ", ".join(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.core.price import PriceBook, compile_book, layer_of, upstream_layer
+from otel_cost.core.price import Layer, PriceBook, compile_book, layer_of, upstream_layer
 from otel_cost.document import Document, nearest, parse_document
 from otel_cost.errors import UsageError
 
@@ -96,8 +96,8 @@ def rule_documents(entries: Iterable[str]) -> list[Document]:
     return [read_document(file, shown) for file, shown in files if not is_test(file)]
 
 
-def load_price_book(paths: Iterable[Path] = ()) -> PriceBook:
-    """The book of pinned data, our overrides and the user's price files, which win in the order given.
+def load_price_book(paths: Iterable[Path] = (), extra: Iterable[Layer] = ()) -> PriceBook:
+    """The book of pinned data, our overrides, the user's price files and `extra`, which win in the order given.
 
     Raises:
         UsageError: a file cannot be read.
@@ -105,4 +105,4 @@ def load_price_book(paths: Iterable[Path] = ()) -> PriceBook:
     """
     shipped = yaml_files(bundled("rules/prices"))
     files = shipped + [file for path in paths for file in yaml_files(path)]
-    return compile_book([upstream_layer(), *(layer_of(read_document(file)) for file in files)])
+    return compile_book([upstream_layer(), *(layer_of(read_document(file)) for file in files), *extra])

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -21,7 +22,7 @@ from otel_cost.document import parse_document
 from otel_cost.pipeline import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.run import ClosedRun
@@ -81,7 +82,7 @@ def span(
         received_ns=0,
         resource=_resource(service),
         scope=Scope(scope),
-        raw=b"",
+        raw=Span(attributes=[KeyValue(key=key) for key in dotted(told)]).SerializeToString(),
         trace_id=trace(trace_id),
         span_id=sid(number),
         parent_id=sid(parent),
@@ -207,6 +208,13 @@ class Desk:
             self.engine.feed(_signal(event), [event], 1, self.now_ns)
             self.engine.advance(self.now_ns)
             self.carry_out()
+
+    def request(self, spans: Sequence[SpanEvent]) -> None:
+        """Spans in one request."""
+        self.now_ns = max([self.now_ns, *(one.end_ns for one in spans)])
+        self.engine.feed(Signal.TRACES, spans, 1, self.now_ns)
+        self.engine.advance(self.now_ns)
+        self.carry_out()
 
     def wait(self, seconds: float) -> None:
         self.now_ns += round(seconds * SECOND)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from otel_cost.core.model.attributes import PlainAttributes
 from otel_cost.core.model.effects import Signal
-from otel_cost.core.model.event import Resource, Scope, SpanEvent
+from otel_cost.core.model.event import HookEvent, Resource, Scope, SpanEvent
 from otel_cost.core.price import PriceBook, compile_book, layer_of
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
@@ -97,6 +97,24 @@ class Stage:
         now_ns = max(span.end_ns for span in spans)
         self.engine.feed(Signal.TRACES, spans, 1, now_ns)
         return self.said()
+
+    def asked(self, run: str, at_ns: int, *, tenant: str = "default", **attributes: object) -> str:
+        """What a harness that obeys every verb is told before its next tool call of a run."""
+        verbs = frozenset({"warn", "delay", "downgrade", "ask", "deny", "stop"})
+        event = HookEvent(
+            tenant,
+            at_ns,
+            "any",
+            "before_tool",
+            run,
+            b"",
+            PlainAttributes({key.replace("__", "."): value for key, value in attributes.items()}),
+            tool="bash",
+            arguments="{}",
+            carries=verbs,
+            ever=verbs,
+        )
+        return str(self.engine.hook(event, at_ns).verb)
 
     def advance(self, now_ns: int) -> list[Alert]:
         self.engine.advance(now_ns)

@@ -51,7 +51,7 @@ def test_one_task_that_would_kill_the_month_is_warned_then_asked_and_others_keep
     assert limit.evidence["group"] == {"run": "big"}
     order = stage.engine.policy.order(limit)
     assert order is not None
-    assert ([action.verb for action in order.actions], order.keys) == (["ask"], ())
+    assert ([action.verb for action in order.actions], order.sessions, order.keys) == (["ask"], ("big",), ())
 
 
 def test_the_alert_names_the_costliest_part_of_the_run() -> None:
@@ -94,6 +94,27 @@ def test_an_hourly_cap_slows_the_run_that_burns_and_not_the_good_long_one() -> N
     (resolved,) = stage.advance(T0 + 2 * HOUR)
     assert (resolved.state, resolved.id, resolved.run_id) == ("resolved", f"{alert.id}-resolved", "loop")
     assert stage.engine.policy.order(alert) is None
+
+
+def test_the_hook_of_the_run_that_burns_is_answered_by_its_budget_and_no_other_run_is() -> None:
+    stage = Stage(HOURLY)
+    assert stage.asked("loop", T0) == "allow"
+    stage.spend("loop", T0, 21, team__id="core")
+    stage.spend("migration", T0 + SECOND, 1, team__id="core")
+    now = T0 + MINUTE
+    assert [stage.asked(run, now, team__id="core") for run in ("loop", "migration")] == ["delay", "allow"]
+    stage.spend("loop", now, 5, team__id="core")
+    assert stage.asked("loop", now + SECOND) == "stop"
+    stage.advance(T0 + 2 * HOUR)
+    assert stage.asked("loop", T0 + 2 * HOUR) == "allow"
+
+
+def test_everyone_of_a_group_is_answered_where_the_rule_means_everyone() -> None:
+    stage = Stage(HOURLY.replace("per: [team]", "per: [user]").replace("top_burner", "everyone"))
+    stage.spend("a", T0, 21, user__id="ann")
+    now = T0 + MINUTE
+    assert stage.asked("b", now, user__id="ann") == "delay"
+    assert stage.asked("b", now, user__id="bob") == "allow"
 
 
 def test_a_hard_stop_stops_and_a_shadow_rule_only_says_so() -> None:
@@ -398,6 +419,10 @@ def test_a_restart_counts_again_says_nothing_twice_and_goes_on_where_it_was() ->
     assert [alert.id for alert in policy.open_alerts()] == [alert.id for alert in stage.engine.policy.open_alerts()]
     ours, theirs = (list(one.advance(T0 + 5 * HOUR)) for one in (policy, stage.engine.policy))
     assert [(a.id, a.state) for a in ours] == [(a.id, a.state) for a in theirs]
+    stage_again = Stage(INCIDENT)
+    stage_again.engine.restore(rows_of(stage), told_before, T0 + 3 * HOUR)
+    assert stage_again.said() == []
+    assert stage_again.asked("loop", T0 + 3 * HOUR + MINUTE) == "delay"
     again = Spend("default", "loop", T0 + 6 * HOUR, 21 * 10**9, {"team": "core"})
     assert [a.seq for c in policy._budgets.put("default", "new", again) for a in policy._alert(c, 0)] == [3]
 

@@ -439,27 +439,30 @@ class Run:
         """A step tells what a roll-up was billed for: at once, because what was told of it is wrong from now on."""
         if not self._lone or step.usage is None or not (step.rollup or step.kind in MODEL_KINDS):
             return
-        if step.source is Source.SPAN:
-            for above in place.agents:
-                if above in self._lone:
-                    self._unbill(above)
-        else:
+        for above in place.agents:
+            if above in self._lone:
+                self._unbill(above)
+        if step.source is not Source.SPAN or place.missing:
             for rollup in self._rollups:
-                if rollup in self._lone and _told_in(step, rollup):
+                if rollup in self._lone and (_told_in(step, rollup) or (place.missing and _may_hold(rollup, step))):
                     self._unbill(rollup)
 
     def _covered(self) -> set[Step]:
         """Roll-ups that sum up something told on its own."""
         covered: set[Step] = set()
+        adrift: list[Step] = []
         for step in self.steps:
             if step.usage is not None and (step.rollup or step.kind in MODEL_KINDS):
-                covered.update(above for above in self.place(step).agents if above is not step)
+                place = self.place(step)
+                covered.update(above for above in place.agents if above is not step)
+                if place.missing:
+                    adrift.append(step)
         told_apart = [
-            call.step
-            for call in self.calls.values()
-            if call.kind in MODEL_KINDS and call.step.source not in _TOLD_IN_PLACE and call.step.usage is not None
+            call.step for call in self.calls.values() if call.kind in MODEL_KINDS and call.step.usage is not None
         ]
-        covered.update(rollup for rollup in self._rollups if any(_told_in(step, rollup) for step in told_apart))
+        for rollup in self._rollups:
+            if any(_told_in(step, rollup) for step in told_apart) or any(_may_hold(rollup, step) for step in adrift):
+                covered.add(rollup)
         return covered
 
     # ---- usage that only metrics tell -------------------------------------
@@ -590,7 +593,19 @@ _LATE_NS = 2_000_000_000  # a log record is written at the end of what it tells,
 
 def _told_in(step: Step, rollup: Step) -> bool:
     """Does a record without a place in the tree tell of work that a roll-up sums up?"""
+    if step.source in _TOLD_IN_PLACE:
+        return False
     return step.dialect == rollup.dialect and rollup.start_ns <= step.end_ns <= rollup.end_ns + _LATE_NS
+
+
+def _may_hold(rollup: Step, step: Step) -> bool:
+    """Could a step whose parents never came be part of what a roll-up sums up? Then the sum is not billed beside it."""
+    return (
+        rollup is not step
+        and rollup.trace_id == step.trace_id
+        and rollup.start_ns <= step.start_ns
+        and step.end_ns <= rollup.end_ns
+    )
 
 
 def _said(step: Step) -> tuple[object, ...]:
