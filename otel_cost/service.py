@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import queue
+import sqlite3
 import sys
 import threading
 import time
@@ -31,6 +32,8 @@ from otel_cost.edge.journal import Fsync, Journal
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.edge.notify import build_sink
+from otel_cost.edge.notify._notifier import Notifier
+from otel_cost.edge.notify._outbox import Message, Outbox
 from otel_cost.edge.receive.grpc import GrpcReceiver
 from otel_cost.edge.receive.http import HttpReceiver
 from otel_cost.edge.receive.intake import Intake
@@ -88,7 +91,9 @@ class Service:
             pipeline = config.pipeline(signal)
             names = () if pipeline is None else pipeline.exporters
             self._routes[signal] = [self.destinations[name] for name in names]
-        self._sinks = [build_sink(name, None) for name in sinks]
+        self._outbox = Outbox(data / "outbox.sqlite")
+        self._notifier = Notifier(self._outbox, {name: build_sink(name, None) for name in sinks})
+        self.registry.register(self._notifier)
         self._said = self.ledger.sent_alerts()
         self._intake = Intake(self.journal, ReceiverMetrics(self.registry), admit=self._admit)
         watch_journal(self.registry, self.journal)
@@ -96,6 +101,8 @@ class Service:
         self._receivers: list[GrpcReceiver | HttpReceiver] = []
         self._api = ApiServer(self, split_endpoint(config.api.endpoint), data_dir=data)
         self._ledger_problem: str | None = None
+        self._outbox_problem: str | None = None
+        self._stopping = threading.Event()
         self._recovered = False
         self._next_position = 0
         self._held_position: int | None = None
@@ -120,6 +127,7 @@ class Service:
         gc.set_threshold(50_000, 50, 1_000)
         for destination in self.destinations.values():
             destination.start()
+        self._notifier.start()
         self._recover()
         self._engine_thread.start()
         signals = [signal for signal in Signal if self.config.pipeline(signal) is not None]
@@ -143,6 +151,7 @@ class Service:
         What cannot be sent in time stays in the journal for the next start.
         """
         deadline = time.monotonic() + drain_s
+        self._stopping.set()
         self._intake.close()
         for receiver in self._receivers:
             receiver.drain(max(0.5, deadline - time.monotonic()))
@@ -157,15 +166,16 @@ class Service:
             receiver.stop()
         for destination in self.destinations.values():
             destination.close()
-        for sink in self._sinks:
-            sink.close()
+        self._notifier.drain(max(0.5, min(5.0, deadline - time.monotonic())))
+        self._notifier.close()
+        self._outbox.close()
         self.journal.close()
         self.ledger.close()
         gc.unfreeze()
 
     def problems(self) -> list[str]:
         """Why the service is not ready; empty: it is."""
-        said = [self._intake.problem, self._ledger_problem]
+        said = [self._intake.problem, self._ledger_problem, self._outbox_problem]
         if self._engine_failed is not None:
             said.append(f"the engine stopped: {self._engine_failed}")
         if not self._recovered:
@@ -267,9 +277,10 @@ class Service:
         held = self.engine.held_position()
         self._held_position = self._next_position if held is None else held
         cursor = self.engine.position()
+        # Into the outbox before the ledger's cursor can pass what they were made of: no crash loses or doubles one.
+        self._notify(effects)
         self._writer.add(effects, self._next_position if cursor is None else cursor)
         self._export(effects)
-        self._notify(effects)
 
     def _export(self, effects: Effects) -> None:
         if not effects.outgoing:
@@ -291,14 +302,33 @@ class Service:
         if not news:
             return
         self._said.update((alert.tenant, alert.id) for alert in news)
-        if self._sinks:
-            self._writer.flush(2.0)  # written down before it is told, so that a restart does not tell it again
+        now_ns = time.time_ns()
+        self._put_out(
+            [
+                Message(f"{alert.tenant}/{alert.id}", channel, alert_json(alert), now_ns)
+                for alert in news
+                for channel in self._notifier.channels
+            ]
+        )
         for alert in news:
             _log.warning(
                 "alert", rule=alert.rule, kind=alert.kind, state=alert.state, run=alert.run_id, summary=alert.summary
             )
-            for sink in self._sinks:
-                sink.send(alert_json(alert))
+
+    def _put_out(self, messages: list[Message]) -> None:
+        """Into the outbox; while its disk is full the engine waits, and with it the senders."""
+        while True:
+            try:
+                self._outbox.put(messages)
+            except sqlite3.Error as error:
+                if self._outbox_problem is None:
+                    _log.error("the outbox cannot be written", problem=str(error))
+                self._outbox_problem = f"the outbox cannot be written: {error}"
+                if self._stopping.wait(0.5):
+                    raise
+            else:
+                self._outbox_problem = None
+                return
 
     # ---- cursors and push-back -------------------------------------------------
 
