@@ -191,7 +191,13 @@ def test_it_imports_next_to_nothing_and_starts_fast() -> None:
     code = "import sys; import otel_cost.__main__, otel_cost.hook_client; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.startswith("otel_cost")}
-    assert ours == {"otel_cost", "otel_cost.__main__", "otel_cost.hook_client", "otel_cost.hook_names"}
+    assert ours == {
+        "otel_cost",
+        "otel_cost.__main__",
+        "otel_cost.asking",
+        "otel_cost.hook_client",
+        "otel_cost.hook_names",
+    }
     assert not {"typer", "pydantic", "google", "http", "asyncio", "ssl", "logging"} & set(loaded)
 
 
