@@ -94,6 +94,7 @@ class Engine:
         self.settings = settings or Settings()
         self._snapshots = snapshots
         self.runs = Runs(book.charge, self.settings.caps, self if snapshots is not None else None)
+        self.rules = rules
         self._identity = rules.identity
         self._watch = Watch(rules.loops)
         self.policy = Policy(rules)

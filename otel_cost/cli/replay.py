@@ -9,14 +9,12 @@ from typing import Annotated
 
 import typer
 
-from otel_cost.core.decode.otlp import Decoded, decode_logs, decode_metrics, decode_traces
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import alert_json
-from otel_cost.core.model.effects import Signal
-from otel_cost.core.model.event import DEFAULT_TENANT, LogEvent, SpanEvent
 from otel_cost.edge.config import load_config
 from otel_cost.edge.engine import build_engine
-from otel_cost.edge.otlp_files import NotOtlpError, Request, otlp_files, requests
+from otel_cost.edge.feeding import feed
+from otel_cost.edge.otlp_files import NotOtlpError, otlp_files, requests
 from otel_cost.errors import DecodeError
 from otel_cost.pipeline import Engine
 
@@ -37,7 +35,7 @@ def replay(
         try:
             for request in requests(file):
                 position += 1
-                now_ns = max(now_ns, _feed(engine, request, position, now_ns))
+                now_ns = feed(engine, request, position, now_ns, _say)
                 printer.print(engine)
         except NotOtlpError:
             skipped += 1
@@ -52,26 +50,8 @@ def replay(
     raise typer.Exit(1 if broken else 0)
 
 
-def _feed(engine: Engine, request: Request, position: int, now_ns: int) -> int:
-    """Feed one request in virtual time: it is received when its last event has ended."""
-    decoded: Decoded[SpanEvent] | Decoded[LogEvent]
-    if request.signal is Signal.METRICS:
-        engine.forward(request.payload, position)
-        points = decode_metrics(request.payload, DEFAULT_TENANT, 0)
-        now_ns = max([now_ns, *(point.time_ns for point in points)])
-        engine.feed(request.signal, points, position, now_ns)
-        return now_ns
-    if request.signal is Signal.TRACES:
-        decoded = decode_traces(request.payload, DEFAULT_TENANT, 0)
-        ends = [event.end_ns for event in decoded.events]
-    else:
-        decoded = decode_logs(request.payload, DEFAULT_TENANT, 0)
-        ends = [event.time_ns for event in decoded.events]
-    for rejected in decoded.rejected:
-        print(f"{request.origin}: {rejected.reason}: {rejected.message}", file=sys.stderr)
-    now_ns = max(now_ns, *ends) if ends else now_ns
-    engine.feed(request.signal, decoded.events, position, now_ns)
-    return now_ns
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 class _Printer:

@@ -1,0 +1,108 @@
+"""What these rules would have done: how often, on how many dollars, to which successful runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from otel_cost.edge.backtest import over_files
+from otel_cost.edge.backtest_page import write_page
+from otel_cost.edge.config import load_config
+from otel_cost.errors import UsageError
+
+if TYPE_CHECKING:
+    from otel_cost.core.backtest import Backtest
+    from otel_cost.core.enrich.lines import Line
+
+
+def backtest(
+    rules: Annotated[list[str], typer.Option(help="Rule files or folders to be tested, or bundled:NAME")],
+    against: Annotated[list[Path] | None, typer.Option(help="OTLP files or folders")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(help="More of --against", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a report with charts to this file")] = None,
+    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Config with the live rules")] = None,
+) -> None:
+    """What these rules would have done, on OTLP files, beside what the live rules did.
+
+    Per rule: how often it would fire, what was spent after it first fired (it can save no more than that), successful
+    runs it would have cut, and what it does otherwise than the rules in force.
+    """
+    paths = [*(against or []), *(more or [])]
+    loaded = load_config(config or [])
+    lines: list[Line] = []
+    tell = _print if as_json else lines.append
+    if not paths:
+        raise UsageError("--against: name OTLP files or folders")
+    result, broken = over_files(loaded, rules, paths, tell, _say)
+    if html is not None:
+        about = {"Rules": ", ".join(rules), "Against": ", ".join(map(str, paths)), "Live": ", ".join(loaded.rules)}
+        try:
+            write_page(html, result, about)
+        except OSError as error:
+            raise UsageError(f"--html {html}: {error.strerror or error}") from error
+    if as_json:
+        for rule in result.rules:
+            _print(rule.line())
+        _print(result.total())
+    else:
+        _print_table(result)
+    raise typer.Exit(1 if broken else 0)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _print(line: Line) -> None:
+    print(json.dumps(line, ensure_ascii=False))
+
+
+def _print_table(result: Backtest) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from otel_cost.cli._source import printable
+    from otel_cost.cli._tables import money
+    from otel_cost.cli._terminal import console
+
+    out = console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("rule", "mode", "asks"):
+        table.add_column(name, overflow="fold")
+    for name in ("would fire", "runs", "spent after, at most", "successful cut", "unknown cut", "live", "new", "gone"):
+        table.add_column(name, justify="right")
+    for rule in result.rules:
+        line = rule.line()
+        after = line["after_first_fire_usd"]
+        table.add_row(
+            escape(printable(rule.rule)),
+            "removed" if rule.removed else rule.mode,
+            ", ".join(f"{verb} × {count}" for verb, count in rule.actions.items()),
+            str(rule.fires or ""),
+            str(len(rule.runs) or ""),
+            ("" if after is None else money(str(after)))
+            + (" and holes" if line["after_first_fire_unpriced_calls"] else ""),
+            f"[red]{len(rule.harmed)}[/]" if rule.harmed else "",
+            str(rule.unjudged or ""),
+            str(rule.live_fires or ""),
+            str(rule.fires - rule.same or ""),
+            str(rule.live_fires - rule.same or ""),
+        )
+    out.print(table)
+    total = result.total()
+    cost, after = total["cost_usd"], total["after_first_fire_usd"]
+    out.print(
+        f"{result.runs} runs cost {money(None if cost is None else str(cost))}"
+        f"{f', {result.incomplete_runs} of them at least' if result.incomplete_runs else ''}; "
+        f"{money('0' if after is None else str(after))} of it was spent after a rule had fired: "
+        "no rule can save more than that, and what an agent does instead is not known.",
+        soft_wrap=True,
+    )
+    if total["harmed_runs_count"]:
+        out.print(f"[red]{total['harmed_runs_count']} successful runs would have been cut.[/]")

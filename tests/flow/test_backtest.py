@@ -1,0 +1,165 @@
+"""Scenario 10, the second half: a backtest says what live enforcement says on the same input."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from backtest_helper import SECOND, chat, failing, request
+from running import Process, until
+
+from otel_cost.cli import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STRICT = """
+version: 1
+budgets:
+  - {name: run-cap, per: [run], limit: {usd: 0.05}, warn: [{at: 60%}], at_limit: {do: [{ask: {}}], hard_stop_at: 200%}}
+  - {name: tried-cap, per: [run], limit: {usd: 0.01}, mode: shadow, at_limit: {do: [{stop: {}}]}}
+loops:
+  - {name: same-error-2x, detect: repeated_error, with: {count: 2}, do: [{deny: {scope: same_call}}]}
+"""
+LIVE = """
+version: 1
+budgets: [{name: run-cap, per: [run], limit: {usd: 0.12}, warn: [{at: 60%}], at_limit: {do: [{ask: {}}]}}]
+loops: [{name: same-error-3x, detect: repeated_error, do: [{warn: {}}]}]
+"""
+
+
+def sent(start_ns: int) -> list[bytes]:
+    """A run that loops, one that is merely dear, one that is cheap; each request an export of its own."""
+    bodies = []
+    for turn in range(6):
+        at_ns = start_ns + turn * 3 * SECOND
+        loop = [chat("loops", 10 + turn, at_ns, 2000), failing("loops", 30 + turn, at_ns + SECOND)]
+        bodies.append(request(*loop, chat("dear", 50 + turn, at_ns, 3000), resource={"user.id": "ann"}))
+        bodies.append(request(chat("cheap", 70 + turn, at_ns + SECOND, 10), resource={"user.id": "bob"}))
+    return bodies
+
+
+def backtest(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[dict[str, Any]], str]:
+    code = run(["backtest", "--json", *map(str, arguments)])
+    told = capsys.readouterr()
+    return code, [json.loads(line) for line in told.out.splitlines()], told.err
+
+
+def facts(alert: dict[str, Any]) -> tuple[object, ...]:
+    names = ("id", "run_id", "rule", "kind", "severity", "action", "onset_span_id", "at_span_id", "summary")
+    return (*(alert[name] for name in names), tuple(alert["span_ids"]))
+
+
+def ask(api: str, **told: object) -> dict[str, Any]:
+    question = urllib.request.Request(f"{api}/v1/decide", json.dumps(told).encode(), method="POST")
+    with urllib.request.urlopen(question, timeout=10) as answer:
+        said: dict[str, Any] = json.loads(answer.read())
+    return said
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path, Path, list[bytes]]:
+    """Rules to be tested, a config with the live ones, the input as a file, and as bodies."""
+    bodies = sent(time.time_ns() - 60 * SECOND)
+    strict, live, config, input_ = (tmp_path / n for n in ("strict.yaml", "live.yaml", "live-config.yaml", "in.jsonl"))
+    strict.write_text(STRICT)
+    live.write_text(LIVE)
+    config.write_text("rules: [live.yaml]\n")
+    input_.write_bytes(b"\n".join(bodies) + b"\n")
+    return strict, config, input_, bodies
+
+
+def test_a_backtest_says_what_the_service_says_under_the_same_rules(
+    files: tuple[Path, Path, Path, list[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict, config, input_, bodies = files
+    code, lines, _ = backtest(capsys, "--rules", strict, "--against", input_, "-c", config)
+    assert code == 0
+    expected = {facts(line) for line in lines if line["type"] == "alert" and line["state"] == "firing"}
+    assert {fact[2] for fact in expected} == {"run-cap", "tried-cap", "same-error-2x"}
+    folder = tmp_path / "serve"
+    folder.mkdir()
+    service = Process(folder, f"rules: [{strict}]\n")
+    try:
+        for body in bodies:
+            post = urllib.request.Request(
+                f"http://{service.http}/v1/traces", body, {"content-type": "application/json"}, method="POST"
+            )
+            urllib.request.urlopen(post, timeout=10).close()
+        until(lambda: len(service.get("/v1/alerts?limit=1000")["alerts"]) >= len(expected))
+        live = service.get("/v1/alerts?limit=1000")["alerts"]
+        assert {facts(alert) for alert in live} == expected
+        # Decisions: what stands for each run is the strictest that the backtest says.
+        order = ["allow", "warn", "delay", "downgrade", "ask", "deny", "stop"]
+        said: dict[str, str] = {}
+        for line in lines:
+            if line["type"] == "decision" and not line["shadow"]:
+                said[line["run_id"]] = max(said.get(line["run_id"], "allow"), line["decision"], key=order.index)
+        for name in ("loops", "dear", "cheap"):
+            answer = ask(service.api, session_id=name, event="before_tool", tool="bash", args={"command": "make test"})
+            assert answer["decision"] == said.get(name, "allow"), name
+            if name == "dear":
+                assert [one["rule"] for one in answer["shadow"]] == ["tried-cap"]
+    finally:
+        service.stop()
+
+
+def test_each_rule_has_its_count_its_upper_bound_and_its_difference(
+    files: tuple[Path, Path, Path, list[bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict, config, input_, _ = files
+    code, lines, _ = backtest(capsys, "--rules", strict, "--against", input_, "-c", config)
+    assert code == 0
+    rules = {line["rule"]: line for line in lines if line["type"] == "rule"}
+    loop = rules["same-error-2x"]
+    assert (loop["would_fire"], loop["live_fires"], loop["actions"], loop["bound"]) == (1, 0, {"deny": 1}, "upper")
+    # The second failure ends 5 s after the start; from then on four turns: 1,000 in and 2,000 out of gpt-5 each.
+    assert loop["after_first_fire_usd"] == "0.085"
+    assert loop["cut_runs_unknown"] == 1
+    assert (rules["same-error-3x"]["would_fire"], rules["same-error-3x"]["diff"]["gone"]) == (0, 1)
+    assert rules["same-error-3x"]["removed"]
+    cap = rules["run-cap"]
+    fired = Counter(line["rule"] for line in lines if line["type"] == "alert" and line["state"] == "firing")
+    assert (cap["would_fire"], cap["live_fires"]) == (fired["run-cap"], 4)
+    assert cap["diff"]["new"] == cap["would_fire"] - cap["diff"]["same"] > 0
+    (total,) = (line for line in lines if line["type"] == "backtest")
+    assert (total["runs"], total["would_fire"]) == (3, fired.total())
+    assert total["cost_usd"] == "0.3231"
+
+
+def test_the_page_needs_nothing_and_shows_no_script_of_a_sender(
+    files: tuple[Path, Path, Path, list[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict, config, _, _ = files
+    evil = tmp_path / "evil.jsonl"
+    evil.write_bytes(request(chat("<script>alert(1)</script>", 1, 10**18, 10**6)))
+    page = tmp_path / "page.html"
+    arguments = ["--rules", strict, "--against", evil, "-c", config, "--html", page]
+    assert run(["backtest", *map(str, arguments)]) == 0
+    html = page.read_text()
+    assert "<script" not in html
+    assert "<svg" in html
+    assert "http" not in html.replace("http-equiv", "")
+    assert "run-cap" in capsys.readouterr().out
+
+
+def test_what_cannot_be_decoded_is_exit_1_and_unusable_arguments_are_exit_2(
+    files: tuple[Path, Path, Path, list[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict, config, input_, _ = files
+    broken = tmp_path / "x.json"
+    broken.write_text("{")
+    code, lines, err = backtest(capsys, "--rules", strict, "--against", broken, "--against", input_, "-c", config)
+    assert code == 1
+    assert "no JSON" in err
+    assert any(line["type"] == "rule" for line in lines)
+    assert backtest(capsys, "--rules", strict, "--against", tmp_path / "none", "-c", config)[0] == 2
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("version: 1\nloops: [{name: x, detect: repeated_eror}]\n")
+    code, _, err = backtest(capsys, "--rules", wrong, "--against", input_, "-c", config)
+    assert code == 2
+    assert "wrong.yaml:2" in err
