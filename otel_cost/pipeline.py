@@ -42,7 +42,7 @@ from otel_cost.core.rules.kind import Mode
 from otel_cost.core.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Protocol
 
     from otel_cost.core.assemble.run import Change, Run
@@ -116,6 +116,13 @@ class Engine:
 
         What goes on does so in the sender's order, and says what the whole request has told.
         """
+        for _ in self.feeding(signal, events, position, now_ns):
+            pass
+
+    def feeding(
+        self, signal: Signal, events: Sequence[SpanEvent | LogEvent | MetricPoint], position: int, now_ns: int
+    ) -> Iterator[None]:
+        """`feed` in slices well below a millisecond: between two of them hook calls may come in, and nothing else."""
         self._position = position
         if signal is Signal.TRACES:
             spans: list[SpanEvent] = events  # type: ignore[assignment]  # one request holds one signal
@@ -123,17 +130,21 @@ class Engine:
             ended = [(span.end_ns, span.start_ns, span.span_id, index) for index, span in enumerate(spans)]
             for *_, index in sorted(ended):
                 taken[index] = self._span(spans[index], now_ns)
+                yield
             for span, told in zip(spans, taken, strict=True):
                 if told is not None:
                     self._pass_on(span, *told, now_ns)
+                    yield
         elif signal is Signal.METRICS:
             points: list[MetricPoint] = events  # type: ignore[assignment]
             for *_, index in sorted((point.time_ns, index) for index, point in enumerate(points)):
                 self._metric(points[index], now_ns)
+                yield
         else:
             logs: list[LogEvent] = events  # type: ignore[assignment]
             for *_, index in sorted((log.time_ns, log.span_id, index) for index, log in enumerate(logs)):
                 self._effects.outgoing.append(self._log(logs[index], now_ns))
+                yield
 
     def hook(self, event: HookEvent, now_ns: int) -> Decision:
         """Take in what a harness tells, then say whether it may go on."""
@@ -162,14 +173,24 @@ class Engine:
 
     def advance(self, now_ns: int) -> None:
         """Let time pass: what has settled goes on and is written, what is idle is closed."""
+        for _ in self.advancing(now_ns):
+            pass
+
+    def advancing(self, now_ns: int) -> Iterator[None]:
+        """`advance` in slices, as `feeding` is for `feed`."""
         while self._held and self._held[0].due_ns <= now_ns:
             self._effects.outgoing.append(self._released(self._held.popleft(), now_ns))
+            yield
         while self._rows and self._rows[0][0] <= now_ns:
             _, run, call_id = self._rows.popleft()
             self._unwritten.discard((run, call_id))
             self._write(run.current, call_id, now_ns)
-        for run in self.runs.idle(now_ns):
-            self._close(run, now_ns)
+            yield
+        # Looked for anew each time: a hook call may have woken or joined the next one.
+        while (idle := next(self.runs.idle(now_ns), None)) is not None:
+            self._close(idle, now_ns)
+            self.runs.forget(idle)
+            yield
         self._budgets(self.policy.advance(now_ns), now_ns)
 
     def close(self, now_ns: int) -> None:

@@ -14,6 +14,7 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
@@ -195,10 +196,14 @@ class Service:
         runs: list[RunSummary] = self._ask(self.engine.open_runs)
         return runs
 
-    def decide(self, event: HookEvent) -> Decision:
-        """Take in a harness's hook call and answer it, between two requests of telemetry."""
-        decision: Decision = self._ask(lambda: self.engine.hook(event, event.received_ns))
-        return decision
+    def decide(self, event: HookEvent) -> Future[Decision]:
+        """Take in a harness's hook call and answer it, before whatever telemetry waits."""
+        answer: Future[Decision] = Future()
+        if self._engine_thread.is_alive():
+            self._backlog.put_hook(event, answer)
+        else:
+            self._hook(event, answer)
+        return answer
 
     def run_lines(self) -> list[dict[str, object]]:
         """Every open run in contract lines: its calls, its traces, itself."""
@@ -241,13 +246,15 @@ class Service:
     def _run_engine(self) -> None:
         try:
             while (work := self._backlog.take(TICK_S)) is not None:
+                self._hooks()
                 for one in work:
                     if isinstance(one, tuple):
                         _answer(*one)
                     else:
                         self._feed(one)
-                self.engine.advance(time.time_ns())
+                self._stepwise(self.engine.advancing(time.time_ns()))
                 self._carry_out()
+            self._hooks()
             self.engine.close(time.time_ns())
             self._carry_out()
         except BaseException as error:
@@ -263,14 +270,30 @@ class Service:
         if signal is Signal.METRICS:
             self.engine.forward(record.payload, record.position)
             points = decode_metrics(record.payload, record.tenant, record.received_ns)
-            self.engine.feed(signal, points, record.position, record.received_ns)
+            self._stepwise(self.engine.feeding(signal, points, record.position, record.received_ns))
         else:
             decoded: Any = record.decoded
             if decoded is None:
                 decode = decode_traces if signal is Signal.TRACES else decode_logs
                 decoded = decode(record.payload, record.tenant, record.received_ns)
-            self.engine.feed(signal, decoded.events, record.position, record.received_ns)
+            self._stepwise(self.engine.feeding(signal, decoded.events, record.position, record.received_ns))
         self._next_position = record.position + 1
+
+    def _stepwise(self, slices: Iterable[None]) -> None:
+        """Harnesses wait milliseconds, a request of telemetry takes many: they are answered in between."""
+        urgent = self._backlog.hooks
+        for _ in slices:
+            if urgent:
+                self._hooks()
+
+    def _hooks(self) -> None:
+        """Answer every hook call that waits."""
+        urgent = self._backlog.hooks
+        while urgent:
+            self._hook(*urgent.popleft())
+
+    def _hook(self, event: HookEvent, answer: Future[Decision]) -> None:
+        _answer(lambda: self.engine.hook(event, event.received_ns), answer)
 
     def _carry_out(self) -> None:
         effects = self.engine.take()
@@ -370,13 +393,18 @@ class Service:
 
 
 class _Backlog:
-    """What is durable but not yet through the engine, in journal order, and questions to the engine."""
+    """What is durable but not yet through the engine, in journal order, and questions to the engine.
+
+    `hooks` are calls of harnesses, which wait for nothing in line.
+    """
 
     def __init__(self) -> None:
         self._line: queue.SimpleQueue[Record | tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._room = threading.Condition()
         self._bytes = 0
         self._closed = False
+        self._sleeps = False
+        self.hooks: deque[tuple[HookEvent, Future[Decision]]] = deque()
 
     def put_records(self, records: Iterable[Record]) -> None:
         """Called by the journal's writer, in order; waits while too much is in line."""
@@ -386,6 +414,11 @@ class _Backlog:
                 self._room.wait_for(lambda: self._bytes < BACKLOG_BYTES or self._closed)
                 self._bytes += size
             self._line.put(record)
+
+    def put_hook(self, event: HookEvent, answer: Future[Decision]) -> None:
+        self.hooks.append((event, answer))
+        if self._sleeps:
+            self.put_question(lambda: None, Future())
 
     def put_question(self, question: Callable[[], Any], answer: Future[Any]) -> None:
         self._line.put((question, answer))
@@ -398,11 +431,14 @@ class _Backlog:
         self._line.put(None)
 
     def take(self, timeout_s: float) -> list[Record | tuple[Callable[[], Any], Future[Any]]] | None:
-        """What is in line, at most one request's worth of time apart; [] after the timeout; None at the end."""
+        """The next in line; [] after the timeout and when there are hook calls; None at the end."""
+        self._sleeps = True  # before the look at `hooks`: who comes after it, wakes us
         try:
-            first = self._line.get(timeout=timeout_s)
+            first = self._line.get(timeout=0 if self.hooks else timeout_s)
         except queue.Empty:
             return []
+        finally:
+            self._sleeps = False
         if first is None:
             return None
         if not isinstance(first, tuple):
@@ -413,7 +449,14 @@ class _Backlog:
 
 
 def _answer(question: Callable[[], Any], answer: Future[Any]) -> None:
+    waited_for = answer.set_running_or_notify_cancel()
     try:
-        answer.set_result(question())
+        said = question()
     except Exception as error:  # noqa: BLE001  # it belongs to whoever asked
-        answer.set_exception(error)
+        if waited_for:
+            answer.set_exception(error)
+        else:
+            _log.warning("a question failed that nobody waits for", error=type(error).__name__)
+    else:
+        if waited_for:
+            answer.set_result(said)

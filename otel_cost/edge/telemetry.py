@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from otel_cost.core.model.effects import Signal
 
@@ -74,6 +74,26 @@ class ReceiverMetrics:
     def json_notes(self, notes: JsonNotes) -> None:
         self._ignored_keys.inc(notes.ignored_keys)
         self._enum_names.inc(notes.enum_names)
+
+
+class HookMetrics:
+    """Hook calls of harnesses, by what they were answered, and how long that took. Safe to use from many threads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls = Counter("otel_cost_hooks", "hook calls by outcome", ("dialect", "outcome"), registry=registry)
+        self._seconds = Histogram(
+            "otel_cost_hook_seconds",
+            "from the body read to the answer made",
+            ("dialect",),
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25),
+            registry=registry,
+        )
+
+    def answered(self, dialect: str, outcome: str, seconds: float | None) -> None:
+        """`outcome`: a verb, `unanswered` (unreadable or too late: no objection) or `failed` (our own mistake)."""
+        self._calls.labels(dialect, outcome).inc()
+        if seconds is not None:
+            self._seconds.labels(dialect).observe(seconds)
 
 
 def watch_journal(registry: CollectorRegistry, journal: Journal) -> None:

@@ -26,6 +26,7 @@ from otel_cost.edge.serve.openapi import document
 from otel_cost.edge.serve.pages import HERE, Pages
 from otel_cost.edge.serve.views import Views
 from otel_cost.edge.serve.when import instant_ns
+from otel_cost.edge.telemetry import HookMetrics
 from otel_cost.errors import OtelCostError, UsageError
 
 if TYPE_CHECKING:
@@ -124,7 +125,10 @@ def make_app(host: Host, *, reload: Callable[[], None] | None = None) -> ASGIApp
                 Route("/v1/alerts", alerts),
                 Route("/openapi.json", openapi),
                 Route("/-/reload", reloaded, methods=["POST"]),
-                *hook_routes(lambda event: host.decide(event)),  # noqa: PLW0108  # the host may not be complete yet
+                *hook_routes(
+                    lambda event: host.decide(event),  # noqa: PLW0108  # the host may not be complete yet
+                    metrics=HookMetrics(host.registry),
+                ),
                 Mount("/static", StaticFiles(directory=HERE / "static")),
             ],
             exception_handlers={HTTPException: _http_error, OtelCostError: _own_error},

@@ -6,12 +6,12 @@ refusal. What cannot be read or decided in time is no objection, and a log line 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 import structlog
 from anyio.to_thread import run_sync
 from starlette.requests import ClientDisconnect
@@ -25,17 +25,20 @@ from otel_cost.errors import DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from starlette.requests import Request
 
     from otel_cost.core.model.event import HookEvent
+    from otel_cost.edge.telemetry import HookMetrics
 
-    Decide = Callable[[HookEvent], Decision]
+    Decide = Callable[[HookEvent], Future[Decision]]
 
 MAX_BYTES: Final = 4 * 2**20
 # Harnesses wait 300 ms at most; a later answer is one that nobody reads.
 LIMIT_S: Final = 0.25
-_THREADS: Final = 16
+# A longer body is read on a thread: the loop has others to answer.
+_LONG_BYTES: Final = 64 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -43,6 +46,7 @@ _log = structlog.get_logger(__name__)
 def hook_routes(
     decide: Decide,
     *,
+    metrics: HookMetrics | None = None,
     tenant: str = DEFAULT_TENANT,
     now_ns: Callable[[], int] = time.time_ns,
     max_bytes: int = MAX_BYTES,
@@ -51,14 +55,15 @@ def hook_routes(
     """`POST /v1/decide` and `POST /v1/hooks/{dialect}`.
 
     Args:
-        decide: what to answer; it may block and is called on threads of its own.
+        decide: what to answer, which must not block; it is called on the event loop.
             `event.dialect` and `event.raw` are what a journal keeps of the call.
+        metrics: counts the calls, by what came of them.
         tenant: whose hooks these are.
         now_ns: receive time.
         max_bytes: a longer body is not read.
         limit_s: an answer that takes longer is no objection.
     """
-    desk = _Desk(decide, tenant, now_ns, max_bytes, limit_s)
+    desk = _Desk(decide, metrics, tenant, now_ns, max_bytes, limit_s)
 
     async def neutral(request: Request) -> Response:
         return await desk.answer("neutral", request)
@@ -75,32 +80,53 @@ def hook_routes(
 class _Desk:
     """One place where every hook call is answered."""
 
-    def __init__(self, decide: Decide, tenant: str, now_ns: Callable[[], int], max_bytes: int, limit_s: float) -> None:
-        self._decide, self._tenant, self._now_ns = decide, tenant, now_ns
+    def __init__(
+        self,
+        decide: Decide,
+        metrics: HookMetrics | None,
+        tenant: str,
+        now_ns: Callable[[], int],
+        max_bytes: int,
+        limit_s: float,
+    ) -> None:
+        self._decide, self._metrics, self._tenant, self._now_ns = decide, metrics, tenant, now_ns
         self._max_bytes, self._limit_s = max_bytes, limit_s
-        self._threads: anyio.CapacityLimiter | None = None
 
     async def answer(self, dialect: str, request: Request) -> Response:
         if dialect not in HOOKS:
-            return _no_objection("unknown dialect", dialect=dialect[:40])
+            return self._no_objection("unknown dialect", "unknown", asked=dialect[:40])
         body = await _body(request, self._max_bytes)
         if body is None:
-            return _no_objection("hook payload too large or cut off", dialect=dialect)
-        if self._threads is None:
-            self._threads = anyio.CapacityLimiter(_THREADS)
+            return self._no_objection("hook payload too large or cut off", dialect)
+        began = time.perf_counter()
         try:
-            with anyio.move_on_after(self._limit_s):
-                return await run_sync(self._decided, dialect, body, abandon_on_cancel=True, limiter=self._threads)
+            event = await self._read(dialect, body)
+            decision = await asyncio.wait_for(asyncio.wrap_future(self._decide(event)), self._limit_s)
+            reply = _reply(answer_hook(dialect, event, decision), _memory(dialect, decision))
         except DecodeError as error:
-            return _no_objection(str(error), dialect=dialect, bytes=len(body))
+            return self._no_objection(str(error), dialect, bytes=len(body))
+        except TimeoutError:
+            return self._no_objection("not decided in time", dialect)
         except Exception as error:  # noqa: BLE001  # fail open, whatever it was
+            self._count(dialect, "failed")
             return _failed(error, dialect)
-        return _no_objection("not decided in time", dialect=dialect)
+        self._count(dialect, str(decision.verb), time.perf_counter() - began)
+        return reply
 
-    def _decided(self, dialect: str, body: bytes) -> Response:
-        event = read_hook(dialect, body, self._now_ns(), self._tenant)
-        decision = self._decide(event)
-        return _reply(answer_hook(dialect, event, decision), _memory(dialect, decision))
+    async def _read(self, dialect: str, body: bytes) -> HookEvent:
+        now_ns = self._now_ns()
+        if len(body) <= _LONG_BYTES:
+            return read_hook(dialect, body, now_ns, self._tenant)
+        return await run_sync(read_hook, dialect, body, now_ns, self._tenant)
+
+    def _no_objection(self, why: str, dialect: str, **facts: Any) -> Response:  # noqa: ANN401  # fields of a log line
+        self._count(dialect, "unanswered")
+        _log.warning("hook call without an answer", why=why, dialect=dialect, **facts)
+        return _reply({})
+
+    def _count(self, dialect: str, outcome: str, seconds: float | None = None) -> None:
+        if self._metrics is not None:
+            self._metrics.answered(dialect, outcome, seconds)
 
 
 def _memory(dialect: str, decision: Decision) -> dict[str, str]:
@@ -127,11 +153,6 @@ async def _body(request: Request, max_bytes: int) -> bytes | None:
     except ClientDisconnect:
         return None
     return b"".join(chunks)
-
-
-def _no_objection(why: str, **facts: Any) -> Response:  # noqa: ANN401  # fields of a log line
-    _log.warning("hook call without an answer", why=why, **facts)
-    return _reply({})
 
 
 def _failed(error: Exception, dialect: str) -> Response:

@@ -10,6 +10,8 @@ from otel_cost.edge.ledger import by_cost
 from otel_cost.edge.ledger.story import Row, story_of, told_run
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from prometheus_client import CollectorRegistry
 
     from otel_cost.core.decide import Decision
@@ -36,8 +38,8 @@ class Host(Protocol):
     def open_runs(self) -> list[RunSummary]:
         """Every open run as it stands."""
 
-    def decide(self, event: HookEvent) -> Decision:
-        """What a harness is to be told at this event, which is also taken in."""
+    def decide(self, event: HookEvent) -> Future[Decision]:
+        """What a harness is to be told at this event, which is also taken in. Does not block."""
 
 
 class Views:

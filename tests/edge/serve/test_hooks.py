@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +26,11 @@ CALL = {"session_id": "s", "hook_event_name": "PreToolUse", "tool_name": "Bash",
 
 
 def client(decide: Callable[[HookEvent], Decision], **more: Any) -> TestClient:
-    return TestClient(Starlette(routes=[*hook_routes(decide, now_ns=lambda: 42, **more)]))
+    """The routes over a service that decides on a thread of its own, as the real one does."""
+    engine = ThreadPoolExecutor(1)
+    return TestClient(
+        Starlette(routes=[*hook_routes(lambda event: engine.submit(decide, event), now_ns=lambda: 42, **more)])
+    )
 
 
 def test_a_payload_in_its_dialect_is_answered_in_it() -> None:
