@@ -85,7 +85,7 @@ class Service:
             resume_from=self.ledger.cursor(),
         )
         self.destinations: dict[str, Destination] = build_exporters(
-            config.exporters, dead_letters=data / "dead-letters", cursors=self._load_cursors()
+            config.exporters, dead_letters=data / "dead-letters", spill=data / "spill", cursors=self._load_cursors()
         )
         self._routes: dict[Signal, list[Destination]] = {}
         for signal in Signal:
@@ -160,13 +160,14 @@ class Service:
         self._engine_thread.join(max(1.0, deadline - time.monotonic()))
         for destination in self.destinations.values():
             destination.drain(max(0.5, deadline - time.monotonic()))
+        # What could not be sent is in the spill of its destination now, and the cursors stand behind it.
+        for destination in self.destinations.values():
+            destination.close()
         self._writer.close(max(1.0, deadline - time.monotonic()))
         self._save_cursors()
         self._api.stop()
         for receiver in self._receivers:
             receiver.stop()
-        for destination in self.destinations.values():
-            destination.close()
         self._notifier.drain(max(0.5, min(5.0, deadline - time.monotonic())))
         self._notifier.close()
         self._outbox.close()

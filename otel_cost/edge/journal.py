@@ -65,7 +65,9 @@ class Fsync(StrEnum):
 
 
 class JournalFullError(OtelCostError):
-    """No room now: the disk or `journal.max_bytes`. The same record may be taken later."""
+    """No room now: the disk, or (`capped`) the limit that was set. The same record may be taken later."""
+
+    capped = False
 
 
 class JournalBrokenError(OtelCostError):
@@ -397,6 +399,7 @@ class Journal:
             size = sum(map(len, packed))
             if not self._fits(offset - segment.size + size):
                 waiter.error = self._refuse(f"the journal holds journal.max_bytes = {self._max_bytes}", size)
+                waiter.error.capped = True
                 continue
             waiter.record.position = segment.base + offset
             kept.append(waiter.record)

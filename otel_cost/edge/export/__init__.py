@@ -51,12 +51,14 @@ def build_exporters(
     config: Mapping[str, BaseModel | Mapping[str, Any] | None],
     *,
     dead_letters: Path | None = None,
+    spill: Path | None = None,
     cursors: Mapping[str, int] | None = None,
 ) -> dict[str, Destination]:
     """Destinations by id, not yet started; a value is the kind's settings or what they are validated from.
 
     `dead_letters` is a folder with one folder per destination; without it what a backend
-    refuses for good is only counted. `cursors`: how far each had delivered (`Destination.cursor`).
+    refuses for good is only counted. `spill` likewise, for what waits on disk; without it a full
+    queue pushes back. `cursors`: how far each had delivered (`Destination.cursor`).
 
     Raises:
         UsageError: an unknown type.
@@ -66,7 +68,7 @@ def build_exporters(
     for exporter_id, given in config.items():
         kind = exporter_kind(exporter_id)
         settings = given if isinstance(given, kind.settings) else kind.settings.model_validate(given or {})
-        folder = None if dead_letters is None else dead_letters / exporter_id.replace("/", "_")
+        folder = None if dead_letters is None else dead_letters / folder_name(exporter_id)
         destinations[exporter_id] = Destination(
             exporter_id,
             kind.build(settings),
@@ -75,9 +77,15 @@ def build_exporters(
             signals=kind.signals,
             extra_attributes=kind.extra_attributes,
             dead_letters=None if folder is None else DeadLetters(folder),
+            spill=None if spill is None else spill / folder_name(exporter_id),
             resume_after=(cursors or {}).get(exporter_id, -1),
         )
     return destinations
+
+
+def folder_name(exporter_id: str) -> str:
+    """An exporter's folder below `spill` and `dead-letters`."""
+    return exporter_id.replace("/", "_")
 
 
 for _module in pkgutil.iter_modules(__path__):

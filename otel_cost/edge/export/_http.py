@@ -10,12 +10,13 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from pydantic import Field
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from otel_cost.core.model.effects import Signal
 from otel_cost.edge.export._answers import MAX_ANSWER_BYTES, rejected_in_json, rejected_in_protobuf, retry_after
 from otel_cost.edge.export._contract import Refused, TooLarge, Unavailable
+from otel_cost.edge.export._patience import Patience
 from otel_cost.edge.export._settings import plain_headers
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class OtlpHttp:
         self, urls: Mapping[Signal, str], settings: Client, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> None:
         """`headers` are the kind's own; the user's `settings.headers` win over them."""
-        self._urls, self._timeout_s = urls, timeout_s
+        self._urls, self._patience = urls, Patience(timeout_s)
         self._gzip = settings.compression == "gzip"
         self._headers = {**(headers or {}), **plain_headers(settings.headers), "content-type": "application/x-protobuf"}
         self._headers.setdefault("user-agent", "otel-cost")
@@ -57,7 +58,8 @@ class OtlpHttp:
     def send(self, signal: Signal, payload: bytes) -> int:
         """As `Exporter.send`. Redirects are not followed: headers are credentials."""
         url = self._urls[signal]
-        deadline = time.monotonic() + self._timeout_s
+        timeout_s = self._patience.timeout_s
+        begun = time.monotonic()
         try:
             answer = self._pool.urlopen(
                 "POST",
@@ -67,13 +69,17 @@ class OtlpHttp:
                 redirect=False,
                 retries=False,
                 preload_content=False,
-                timeout=urllib3.Timeout(connect=min(_CONNECT_S, self._timeout_s), total=self._timeout_s),
+                timeout=urllib3.Timeout(connect=min(_CONNECT_S, timeout_s), total=timeout_s),
             )
-            body = _read(answer, deadline)
+            body = _read(answer, begun + timeout_s)
+        except ConnectTimeoutError as error:
+            raise Unavailable(f"{url}: {error}", "connection") from error
         except HTTPTimeoutError as error:
+            self._patience.timed_out(timeout_s)
             raise Unavailable(f"{url}: {error}", "timeout", overload=True) from error
         except (HTTPError, OSError) as error:
             raise Unavailable(f"{url}: {error}", "connection") from error
+        self._patience.answered(time.monotonic() - begun)
         status = answer.status
         # The body may quote our spans, so it stays out of every message.
         if 200 <= status < 300:

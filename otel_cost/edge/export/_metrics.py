@@ -46,15 +46,25 @@ class DestinationMetrics(Collector):
             pending = GaugeMetricFamily(
                 f"otel_cost_exporter_pending_{items}", f"{named} waiting or on their way", labels=["exporter"]
             )
+            recovered = CounterMetricFamily(
+                f"otel_cost_exporter_recovered_{items}",
+                f"of the enqueued {named}: left on disk by an earlier run",
+                labels=["exporter"],
+            )
+            resent = CounterMetricFamily(
+                f"otel_cost_exporter_resent_{items}", f"{named} in tries that failed", labels=["exporter"]
+            )
             for destination, books in every:
                 book, name = books[signal], [destination.name]
+                recovered.add_metric(name, book.recovered)
+                resent.add_metric(name, book.resent)
                 enqueued.add_metric(name, book.enqueued)
                 sent.add_metric(name, book.sent)
                 failed.add_metric(name, book.failed)
                 pending.add_metric(name, book.pending)
                 for policy, count in book.dropped.items():
                     dropped.add_metric([*name, policy], count)
-            yield from (enqueued, sent, failed, dropped, pending)
+            yield from (enqueued, sent, failed, dropped, pending, recovered, resent)
         size = GaugeMetricFamily(
             "otelcol_exporter_queue_size", "bytes or items in the queue, by its sizer", labels=["exporter"]
         )
@@ -67,10 +77,20 @@ class DestinationMetrics(Collector):
         retries = CounterMetricFamily(
             "otel_cost_exporter_retries", "requests the destination could not take yet", labels=["exporter"]
         )
+        spilled = GaugeMetricFamily(
+            "otel_cost_exporter_spill_bytes", "bytes on disk that wait for the destination", labels=["exporter"]
+        )
+        broken = GaugeMetricFamily(
+            "otel_cost_exporter_breaker_open",
+            "1 while the destination is away and one request at a time asks for it",
+            labels=["exporter"],
+        )
         for destination, _ in every:
             name = [destination.name]
+            spilled.add_metric(name, destination.spilled_bytes)
+            broken.add_metric(name, destination.is_broken)
             size.add_metric(name, destination.size)
             capacity.add_metric(name, destination.capacity)
             oldest.add_metric(name, destination.oldest_pending_s)
             retries.add_metric(name, destination.retries)
-        yield from (size, capacity, oldest, retries)
+        yield from (size, capacity, oldest, retries, spilled, broken)

@@ -1,8 +1,10 @@
-"""Destination: everything between the engine and one backend — queue, batches, retry, splitting, books.
+"""Destination: everything between the engine and one backend — queue, spill, batches, retry, splitting, books.
 
 Each destination has its own threads, queue and retry state, so that a slow or
-dead backend holds up nobody but itself. Nothing leaves its books: at any time
-and for each signal, enqueued = sent + dropped(policy) + pending.
+dead backend holds up nobody but itself: what it cannot take goes from memory to
+disk (`_spill.py`) when the queue is full or has waited too long, and from there to
+the backend in order. Nothing leaves its books: at any time and for each signal,
+enqueued = sent + dropped(policy) + pending.
 """
 
 from __future__ import annotations
@@ -11,18 +13,23 @@ import random
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from otel_cost.core.decode.encode import encode_records
-from otel_cost.core.decode.otlp import count_metric_points
+from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_traces
 from otel_cost.core.model.effects import Outgoing, Signal
 from otel_cost.edge.export._contract import ALL_SIGNALS, Refused, TooLarge, Unavailable
+from otel_cost.edge.export._spill import Spill, Spilled
+from otel_cost.edge.journal import JournalBrokenError, JournalFullError
+from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from otel_cost.edge.export._contract import Exporter
     from otel_cost.edge.export._dead_letters import DeadLetters
@@ -34,10 +41,14 @@ SPLIT_AFTER: Final = (
 )
 _FRAMING: Final = 12  # bytes of tags and lengths around one record
 _LOG_AGAIN_S: Final = 60.0
+BREAK_AFTER: Final = 3  # failures in a row after which one request at a time asks whether the backend is back
+SPILL_BYTES: Final = 1 << 20  # while spilling, memory gathers so much, or for so long, before it is written
+SPILL_EVERY_S: Final = 1.0
 
 # Why a record was not delivered although nothing failed; every other policy is a failure to send.
 NOT_TAKEN: Final = "unsupported_signal"
 RESUMED: Final = "already_delivered"
+SPILL_FULL: Final = "spill_full"
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +60,8 @@ class Books:
     enqueued: int = 0
     sent: int = 0
     pending: int = 0
+    recovered: int = 0  # of the enqueued: from the spill of an earlier run
+    resent: int = 0  # tries beyond the first, in items
     dropped: dict[str, int] = field(default_factory=dict)  # by policy: why
 
     @property
@@ -82,6 +95,36 @@ class _Batch:
     since: float
 
 
+class _Load:
+    """One request to deliver: made of records, or read back from the spill."""
+
+    __slots__ = ("items", "payload", "records", "signal")
+
+    def __init__(self, signal: Signal, records: list[Outgoing] | None, payload: bytes, items: int) -> None:
+        self.signal, self.records, self.payload, self.items = signal, records, payload, items
+
+    @classmethod
+    def of(cls, signal: Signal, records: list[Outgoing]) -> _Load:
+        return cls(signal, records, _encode(signal, records), _count(signal, records))
+
+    def halves(self) -> tuple[_Load, _Load] | None:
+        """Two smaller requests; None: there is but one record in it."""
+        records = _decode(self.signal, self.payload) if self.records is None else self.records
+        if len(records) < 2:
+            return None
+        half = len(records) // 2
+        return _Load.of(self.signal, records[:half]), _Load.of(self.signal, records[half:])
+
+
+class _Fate(Enum):
+    """What became of one try to deliver a request."""
+
+    DONE = 1  # delivered, or dropped by policy
+    SPLIT = 2  # to be sent in two halves
+    PARK = 3  # the backend is away: to disk with it
+    STOP = 4  # closed meanwhile
+
+
 @dataclass(slots=True, eq=False)
 class _Lane:
     """The waiting chunks of one signal."""
@@ -104,9 +147,16 @@ class Destination:
         signals: frozenset[Signal] = ALL_SIGNALS,
         extra_attributes: Callable[[Outgoing], bytes] | None = None,
         dead_letters: DeadLetters | None = None,
+        spill: Path | None = None,
         resume_after: int = -1,
     ) -> None:
-        """`resume_after`: a `cursor` kept from an earlier run; what is offered up to it was delivered then."""
+        """`resume_after`: a `cursor` kept from an earlier run; what is offered up to it was delivered then.
+
+        `spill`: a folder for what memory does not hold; without one a full queue is `is_full`.
+
+        Raises:
+            UsageError: the spill of an earlier run cannot be opened.
+        """
         self.name, self.signals = name, signals
         self.capacity, self.sizer = queue.queue_size, queue.sizer
         self._exporter, self._extra, self._dead_letters = exporter, extra_attributes, dead_letters
@@ -125,8 +175,26 @@ class Destination:
         self._draining = 0
         self._retries = self._failures = 0
         self._failed_at = self._not_before = 0.0
-        self._logged: tuple[str, float] = ("", 0.0)
+        self._logged: dict[str, float] = {}  # reason → when it was last said
         self._threads: list[threading.Thread] = []
+        self._spill_folder = spill
+        self._spill: Spill | None = None
+        self._spilling = False  # what comes goes to disk, behind what is there
+        self._spill_problem: str | None = None
+        self._spill_waits = threading.Condition(self._lock)
+        self._probing = False
+        if spill is not None and spill.is_dir():
+            self._open_spill(spill)
+
+    def _open_spill(self, folder: Path) -> Spill:
+        spill = Spill(folder, self._queue.spill.max_bytes)
+        for signal, items in spill.pending().items():
+            self._books[signal].enqueued += items
+            self._books[signal].recovered += items
+            self._books[signal].pending += items
+        self._spilling = not spill.is_empty
+        self._spill = spill
+        return spill
 
     def start(self) -> None:
         """Begin to send."""
@@ -134,14 +202,18 @@ class Destination:
             thread = threading.Thread(target=self._work, name=f"export-{self.name}-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
+        if self._spill_folder is not None:
+            self._spiller = threading.Thread(target=self._spill_for_ever, name=f"spill-{self.name}", daemon=True)
+            self._threads.append(self._spiller)
+            self._spiller.start()
 
     # --- the engine's side
 
     def offer(self, outgoing: Sequence[Outgoing]) -> None:
         """Take records over; never blocks and never refuses.
 
-        A full queue is said by `is_full`, on which the receivers refuse new requests
-        (retryably), so that the queue overshoots by no more than what is already in the engine.
+        What memory does not hold goes to disk. Where there is no spill, or it is full and
+        set to refuse, `is_full` says so, on which the receivers refuse new requests (retryably).
         """
         by_signal: dict[Signal, list[Outgoing]] = {}
         for record in outgoing:
@@ -181,7 +253,10 @@ class Destination:
             self._records += len(records)
             self._size += size
             # A consumer that waits for a batch to grow sleeps through what does not complete it.
-            if was_empty or lane.records >= self._queue.batch.min_size or lane.size >= self._max_bytes:
+            if self._spilling or self.size >= self.capacity:
+                if self._size >= SPILL_BYTES:
+                    self._spill_waits.notify()
+            elif was_empty or lane.records >= self._queue.batch.min_size or lane.size >= self._max_bytes:
                 self._work_waits.notify()
 
     @staticmethod
@@ -199,12 +274,24 @@ class Destination:
 
     @property
     def is_full(self) -> bool:
-        return self.size >= self.capacity
+        """Nothing more can be kept, neither in memory nor on disk."""
+        return self.size >= self.capacity and (self._spill_folder is None or self._spill_problem is not None)
+
+    @property
+    def spilled_bytes(self) -> int:
+        """What the spill takes on disk."""
+        return 0 if self._spill is None else self._spill.size_bytes
+
+    @property
+    def is_broken(self) -> bool:
+        """The backend is away; one request at a time asks for it."""
+        return self._failures >= BREAK_AFTER
 
     @property
     def pending(self) -> int:
-        """Records that are neither delivered nor dropped."""
-        return self._records
+        """Items that are neither delivered nor dropped."""
+        with self._lock:
+            return sum(books.pending for books in self._books.values())
 
     @property
     def retries(self) -> int:
@@ -229,52 +316,81 @@ class Destination:
         with self._lock:
             since = [lane.chunks[0].since for lane in self._lanes.values() if lane.chunks]
             since += [batch.since for batch in self._flying]
-            return time.monotonic() - min(since) if since else 0.0
+            waited = time.monotonic() - min(since) if since else 0.0
+            oldest_ns = None if self._spill is None else self._spill.oldest_ns
+            return waited if oldest_ns is None else max(waited, (time.time_ns() - oldest_ns) / 1e9)
 
     def books(self) -> dict[Signal, Books]:
         """A consistent copy of the books."""
         with self._lock:
-            return {
-                signal: Books(books.enqueued, books.sent, books.pending, dict(books.dropped))
-                for signal, books in self._books.items()
-            }
+            return {signal: replace(books, dropped=dict(books.dropped)) for signal, books in self._books.items()}
 
     # --- the end
 
     def drain(self, deadline_s: float) -> bool:
-        """Send what waits without further delay; True when nothing is left, False when time is up."""
+        """Send what waits without further delay; True when nothing is left, False when time is up.
+
+        A backend that is away is not waited for where there is a spill.
+        """
         with self._lock:
             self._draining += 1
             self._work_waits.notify_all()
             try:
-                return self._idle.wait_for(lambda: not self._records, deadline_s)
+                return self._idle.wait_for(self._is_idle, deadline_s) and self._is_done()
             finally:
                 self._draining -= 1
 
+    def _is_done(self) -> bool:
+        return not self._records and (self._spill is None or self._spill.is_empty)
+
+    def _is_idle(self) -> bool:
+        return self._is_done() or (self._spill_folder is not None and self.is_broken)
+
     def close(self) -> None:
-        """Stop sending. What is pending stays pending: the journal still has it."""
+        """Stop sending. What is pending goes to the spill; without one it stays pending, and the journal has it."""
         self._stop.set()
         with self._lock:
             self._work_waits.notify_all()
+            self._spill_waits.notify_all()
+            self._idle.notify_all()
         self._exporter.close()
         for thread in self._threads:
             thread.join(timeout=2)
+        if self._spill_folder is not None and not any(thread.is_alive() for thread in self._threads):
+            self._spill_rest()
+        if self._spill is not None:
+            self._spill.close()
+            self._spill = None
 
     # --- the consumers
 
     def _work(self) -> None:
         while True:
             with self._leader:
-                batch = self._take()
-            if batch is None:
+                work = self._take()
+            if work is None:
                 return
-            self._deliver(batch)
+            if isinstance(work, Spilled):
+                self._deliver_spilled(work)
+            else:
+                self._deliver(work)
 
-    def _take(self) -> _Batch | None:
-        """The next batch, once it is large or old enough; None at the end."""
+    def _take(self) -> _Batch | Spilled | None:
+        """The next batch, once it is large or old enough; from disk first. None at the end."""
         batch_settings = self._queue.batch
         with self._lock:
             while not self._stop.is_set():
+                if self._spilling and self._spill is not None:
+                    found, lost = self._spill.take()
+                    for one in lost:
+                        self._book_drop(one.signal, "spill_damaged", one.items)
+                    if found is not None:
+                        return found
+                    if self._spill.is_empty and not self._flying:
+                        self._spilling = False
+                        continue
+                    self._work_waits.wait(SPILL_EVERY_S)
+                    continue
                 wait: float | None = None
                 now = time.monotonic()
                 for signal, lane in self._lanes.items():
@@ -330,79 +446,196 @@ class Destination:
         return _Batch(signal, records, size, position, first.since)
 
     def _deliver(self, batch: _Batch) -> None:
-        parts = [batch.records]
+        parts = [_Load.of(batch.signal, batch.records)]
+        may_park = self._spill_folder is not None
         while parts:
-            records = parts.pop()
-            done = self._deliver_part(batch.signal, records)
-            if done is None:
+            load = parts.pop()
+            fate = self._try(load, may_park=may_park)
+            if fate is _Fate.SPLIT:
+                parts += reversed(load.halves() or ())
+            elif fate is _Fate.STOP:
                 return  # closed; the batch stays pending
-            if not done:
-                half = len(records) // 2
-                parts += (records[half:], records[:half])
+            elif fate is _Fate.PARK:
+                parts.append(load)
+                while parts and self._keep(parts[-1]):
+                    parts.pop()
+                may_park = False  # where the disk does not take them, memory keeps them
+        self._landed(batch)
+
+    def _deliver_spilled(self, spilled: Spilled) -> None:
+        parts = [_Load(spilled.signal, None, spilled.payload, spilled.items)]
+        while parts:
+            load = parts.pop()
+            fate = self._try(load, may_park=False)
+            if fate is _Fate.SPLIT:
+                parts += reversed(load.halves() or ())
+            elif fate is not _Fate.DONE:
+                return  # closed; the spill keeps it
+        with self._lock:
+            if self._spill is not None:
+                self._spill.done(spilled)
+            self._work_waits.notify()
+            if self._is_idle():
+                self._idle.notify_all()
+
+    def _landed(self, batch: _Batch) -> None:
         with self._lock:
             self._flying.discard(batch)
             self._records -= len(batch.records)
             self._size -= batch.size
-            if not self._records:
+            if self._is_idle():
                 self._idle.notify_all()
 
-    def _deliver_part(self, signal: Signal, records: list[Outgoing]) -> bool | None:
-        """Send until taken or given up: True. False: to be sent in two halves. None: closed meanwhile."""
-        payload = _encode(signal, records)
+    def _try(self, load: _Load, *, may_park: bool) -> _Fate:
+        """Send until taken or given up, or until it can be no longer tried here."""
         begun = time.monotonic()
         last, equal = "", 0
-        while self._wait_for_turn():
+        while (turn := self._wait_for_turn(may_park=may_park)) is None:
             sent_at = time.monotonic()
             try:
-                rejected = self._exporter.send(signal, payload)
+                rejected = self._exporter.send(load.signal, load.payload)
             except TooLarge as error:
-                if len(records) == 1:
-                    self._drop(signal, records, payload, "too_large", str(error))
-                    return True
+                if load.halves() is None:
+                    self._drop(load, "too_large", str(error))
+                    return _Fate.DONE
                 # Later requests need not learn it again. Half of what was too large is never below half of the limit.
-                self._max_bytes = min(self._max_bytes, max(len(payload) // 2, 1))
-                return False
+                self._max_bytes = min(self._max_bytes, max(len(load.payload) // 2, 1))
+                return _Fate.SPLIT
             except Refused as error:
-                self._drop(signal, records, payload, error.reason, str(error))
-                return True
+                self._drop(load, error.reason, str(error))
+                return _Fate.DONE
             except Unavailable as error:
                 if self._stop.is_set():
-                    return None
+                    return _Fate.STOP
                 equal = equal + 1 if error.reason == last else 1
                 last = error.reason
-                if not self._retry.enabled:
-                    self._drop(signal, records, payload, error.reason, str(error))
-                    return True
                 limit = self._retry.max_elapsed_time
-                if limit and time.monotonic() - begun >= limit:
-                    self._drop(signal, records, payload, "retry_time_exceeded", str(error))
-                    return True
-                self._back_off(sent_at, error)
-                if error.overload and equal >= SPLIT_AFTER and len(records) > 1:
-                    return False
+                if not self._retry.enabled or (limit and time.monotonic() - begun >= limit):
+                    why = "retry_time_exceeded" if self._retry.enabled else error.reason
+                    self._drop(load, why, str(error))
+                    return _Fate.DONE
+                self._back_off(sent_at, error, load)
+                if error.overload and equal >= SPLIT_AFTER and load.halves() is not None:
+                    return _Fate.SPLIT
             except Exception as error:  # a dead thread would stall the destination without a word  # noqa: BLE001
                 if self._stop.is_set():
-                    return None
-                self._drop(signal, records, payload, "exporter_error", repr(error))
-                return True
+                    return _Fate.STOP
+                self._drop(load, "exporter_error", repr(error))
+                return _Fate.DONE
             else:
-                self._settle(signal, records, rejected)
-                return True
-        return None
+                self._settle(load, rejected)
+                return _Fate.DONE
+            finally:
+                self._probing = False
+        return turn
 
-    def _wait_for_turn(self) -> bool:
-        """Wait while the destination asks for a pause; False at the end."""
+    def _wait_for_turn(self, *, may_park: bool) -> _Fate | None:
+        """None: send now. Waits while the destination asks for a pause, or another request asks whether it is back."""
         while not self._stop.is_set():
-            left = self._not_before - time.monotonic()
-            if left <= 0:
-                return True
-            self._stop.wait(left)
-        return False
+            with self._lock:
+                left = self._not_before - time.monotonic()
+                if may_park and self._spilling and self._failures:
+                    return _Fate.PARK
+                if left <= 0:
+                    if not self.is_broken:
+                        return None
+                    if not self._probing:
+                        self._probing = True
+                        return None
+                    left = 0.05
+            self._stop.wait(min(left, 0.5))
+        return _Fate.STOP
 
-    def _back_off(self, sent_at: float, error: Unavailable) -> None:
+    # --- to disk
+
+    def _spill_for_ever(self) -> None:
+        while not self._stop.is_set():
+            with self._lock:
+                self._spill_waits.wait(SPILL_EVERY_S)
+                if not self._spilling and not self._should_spill():
+                    continue
+                if not self._spilling:
+                    self._spilling = True
+                    _log.warning("destination lags; records wait on disk", exporter=self.name, bytes=self._size)
+                    self._work_waits.notify_all()
+            self._spill_waiting()
+
+    def _should_spill(self) -> bool:
+        if self.size >= self.capacity:
+            return True
+        since = [lane.chunks[0].since for lane in self._lanes.values() if lane.chunks]
+        since += [batch.since for batch in self._flying]
+        return bool(since) and time.monotonic() - min(since) >= self._queue.spill.after
+
+    def _spill_waiting(self) -> None:
+        """Everything that waits in memory, batch by batch; ends early where the disk does not take it."""
+        while True:
+            with self._lock:
+                waiting = [(signal, lane) for signal, lane in self._lanes.items() if lane.chunks]
+                if not waiting:
+                    return
+                batch = self._cut(*waiting[0])
+                self._flying.add(batch)
+            if not self._keep(_Load.of(batch.signal, batch.records)):
+                # Back where it came from: closing, or no room and none to be made.
+                with self._lock:
+                    self._flying.discard(batch)
+                    lane = self._lanes[batch.signal]
+                    lane.chunks.appendleft(_Chunk(batch.records, batch.size, batch.position, batch.since))
+                    lane.records += len(batch.records)
+                    lane.size += batch.size
+                return
+            self._landed(batch)
+
+    def _keep(self, load: _Load) -> bool:
+        """Put a request on disk, or drop what the policy says; False: it is in memory as before."""
+        assert self._spill_folder is not None  # noqa: S101  # by the callers
+        try:
+            with self._lock:
+                spill = self._spill or self._open_spill(self._spill_folder)
+                self._spilling = True
+            made = spill.write(load.signal, load.items, load.payload, time.time_ns())
+        except JournalFullError as error:
+            return self._make_room(load, error)
+        except (JournalBrokenError, UsageError) as error:
+            self._spill_problem = str(error)
+            self._tell("the spill cannot be written", "spill_broken", str(error))
+            return False
+        with self._lock:
+            self._spill_problem = None
+            spill.add(made)
+            self._work_waits.notify()
+        return True
+
+    def _make_room(self, load: _Load, full: JournalFullError) -> bool:
+        policy = self._queue.spill.when_full
+        if not full.capped or policy == "refuse":
+            self._spill_problem = str(full)
+            self._tell("the spill is full", SPILL_FULL, str(full))
+            return False
+        self._tell(f"the spill is full: {policy}", SPILL_FULL, str(full))
+        with self._lock:
+            if policy == "drop_newest" or self._spill is None:
+                self._book_drop(load.signal, SPILL_FULL, load.items)
+                return True
+            gone = self._spill.drop_oldest()
+            for one in gone:
+                self._book_drop(one.signal, SPILL_FULL, one.items)
+        return bool(gone) and self._keep(load)
+
+    def _spill_rest(self) -> None:
+        """At the end: what was under way and what waits."""
+        for batch in sorted(self._flying, key=lambda batch: batch.position):
+            if not self._keep(_Load.of(batch.signal, batch.records)):
+                return
+            self._landed(batch)
+        self._spill_waiting()
+
+    def _back_off(self, sent_at: float, error: Unavailable, load: _Load) -> None:
         retry = self._retry
         with self._lock:
             self._retries += 1
+            self._books[load.signal].resent += load.items
             if sent_at >= self._failed_at:  # else one of several that were under way when the first one failed
                 self._failures += 1
             exponent = min(self._failures - 1, 64)
@@ -414,39 +647,40 @@ class Destination:
             now = time.monotonic()
             self._failed_at = now
             self._not_before = max(self._not_before, now + delay)
+            if self._draining and self._is_idle():
+                self._idle.notify_all()
         self._tell("destination unavailable, will retry", error.reason, str(error))
 
-    def _settle(self, signal: Signal, records: list[Outgoing], rejected: int) -> None:
-        items = _count(signal, records)
-        rejected = min(max(rejected, 0), items)
+    def _settle(self, load: _Load, rejected: int) -> None:
+        rejected = min(max(rejected, 0), load.items)
         with self._lock:
             recovered, self._failures = self._failures > 0, 0
-            books = self._books[signal]
-            books.pending -= items
-            books.sent += items - rejected
+            books = self._books[load.signal]
+            books.pending -= load.items
+            books.sent += load.items - rejected
             if rejected:
                 books.drop("rejected", rejected)
         if rejected:
-            self._tell("destination rejected records (partial success)", "rejected", f"{rejected} of {items}")
+            self._tell("destination rejected records (partial success)", "rejected", f"{rejected} of {load.items}")
         elif recovered:
-            self._logged = ("", 0.0)
+            self._logged.clear()
             _log.info("destination takes requests again", exporter=self.name)
 
-    def _drop(self, signal: Signal, records: list[Outgoing], payload: bytes, policy: str, message: str) -> None:
-        kept = self._dead_letters is not None and self._dead_letters.put(signal, policy, payload)
-        items = _count(signal, records)
+    def _drop(self, load: _Load, policy: str, message: str) -> None:
+        kept = self._dead_letters is not None and self._dead_letters.put(load.signal, policy, load.payload)
         with self._lock:
-            books = self._books[signal]
-            books.pending -= items
-            books.drop(policy, items)
+            self._book_drop(load.signal, policy, load.items)
         self._tell("request dropped" if not kept else "request set aside as dead letter", policy, message)
 
+    def _book_drop(self, signal: Signal, policy: str, items: int) -> None:
+        self._books[signal].pending -= items
+        self._books[signal].drop(policy, items)
+
     def _tell(self, event: str, reason: str, message: str) -> None:
-        """Log a failure when its reason changes, then once a minute: a dead backend fails on every request."""
+        """Log a failure once a minute per reason: a dead backend fails on every request."""
         now = time.monotonic()
-        logged, at = self._logged
-        if reason != logged or now - at >= _LOG_AGAIN_S:
-            self._logged = (reason, now)
+        if now - self._logged.get(reason, -_LOG_AGAIN_S) >= _LOG_AGAIN_S:
+            self._logged[reason] = now
             _log.warning(event, exporter=self.name, reason=reason, error=message)
 
 
@@ -469,3 +703,13 @@ def _encode(signal: Signal, records: Sequence[Outgoing]) -> bytes:
         )
         for record in records
     )
+
+
+def _decode(signal: Signal, payload: bytes) -> list[Outgoing]:
+    """The records of a request that was read back; of metrics, the whole as one."""
+    if signal is Signal.METRICS:
+        return [Outgoing(signal, -1, payload)]
+    decoded = (decode_traces if signal is Signal.TRACES else decode_logs)(payload, "", 0)
+    if decoded.rejected:  # not splittable without loss
+        return [Outgoing(signal, -1, payload)]
+    return [Outgoing(signal, -1, event.raw, b"", event.resource, event.scope) for event in decoded.events]

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from otel_cost.quantities import duration_ns, duration_text
+from otel_cost.quantities import Size, duration_ns, duration_text
 
 Duration = Annotated[  # seconds
     float,
@@ -76,17 +76,27 @@ class Batch(Settings):
         return self
 
 
-class SendingQueue(Settings):
-    """The bounded queue of one destination, in memory: the journal keeps the same records on disk.
+class Spill(Settings):
+    """Where what a destination cannot take yet waits: on disk, in `data_dir/spill`, up to `max_bytes`.
 
-    A full queue makes the receivers refuse, retryably; nothing is dropped for it.
+    `when_full`: `drop_oldest` and `drop_newest` lose records of this destination alone,
+    counted; `refuse` loses none and makes the receivers push back on every sender.
     """
+
+    max_bytes: Annotated[Size, Field(ge=64 << 20)] = 4 << 30
+    when_full: Literal["drop_oldest", "drop_newest", "refuse"] = "drop_oldest"
+    after: Duration = 30.0  # what has waited in memory for so long goes to disk
+
+
+class SendingQueue(Settings):
+    """The bounded queue of one destination, in memory; beyond `queue_size`, records wait on disk (`spill`)."""
 
     enabled: Literal[True] = True
     sizer: Literal["bytes", "items"] = "bytes"
     queue_size: Count = 64 << 20
     num_consumers: Annotated[int, Field(gt=0, le=64)] = 4
     batch: Batch = Batch()
+    spill: Spill = Spill()
 
     @model_validator(mode="after")
     def _bytes_are_meant(self) -> Self:

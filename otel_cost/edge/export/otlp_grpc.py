@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import grpc
@@ -11,6 +12,7 @@ from otel_cost.core.model.effects import Signal
 from otel_cost.edge.export import register
 from otel_cost.edge.export._answers import rejected_in_protobuf, retry_info, retry_info_in_status
 from otel_cost.edge.export._contract import ExporterKind, Refused, TooLarge, Unavailable
+from otel_cost.edge.export._patience import Patience
 from otel_cost.edge.export._settings import Client, Duration, RoomyQueue, plain_headers
 
 if TYPE_CHECKING:
@@ -82,14 +84,20 @@ class OtlpGrpc:
         )
         self._calls = {signal: self._channel.unary_unary(method, None, None) for signal, method in METHODS.items()}
         self._metadata = tuple(plain_headers(settings.headers).items())
-        self._target, self._timeout_s = target, settings.timeout
+        self._target, self._patience = target, Patience(settings.timeout)
 
     def send(self, signal: Signal, payload: bytes) -> int:
         """As `Exporter.send`."""
+        timeout_s = self._patience.timeout_s
+        begun = time.monotonic()
         try:
-            answer = self._calls[signal](payload, timeout=self._timeout_s, metadata=self._metadata)
+            answer = self._calls[signal](payload, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise self._failure(error, len(payload)) from error
+            failure = self._failure(error, len(payload))
+            if failure.reason == "grpc_deadline_exceeded":
+                self._patience.timed_out(timeout_s)
+            raise failure from error
+        self._patience.answered(time.monotonic() - begun)
         return rejected_in_protobuf(answer)
 
     def close(self) -> None:
