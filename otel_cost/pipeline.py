@@ -298,7 +298,7 @@ class Engine:
         if measure is None:
             return
         if self._tells:
-            said = self._identity.of(point.attributes, point.resource.attributes)
+            said = self._identity.of(point.attributes, point.resource.attributes, known=measure.who)
             said |= self.policy.said(point.attributes, point.resource.attributes)
             measure = replace(
                 measure,
@@ -322,7 +322,7 @@ class Engine:
         """Where the rules say who spends, they have the last word."""
         if step is None or not self._tells:
             return
-        said = self._identity.of(event.attributes, event.resource.attributes)
+        said = self._identity.of(event.attributes, event.resource.attributes, known=step.who)
         said |= self.policy.said(event.attributes, event.resource.attributes)
         step.session = said.pop("session", step.session)
         step.agent = said.pop("agent", step.agent)

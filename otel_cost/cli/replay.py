@@ -26,7 +26,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
 ) -> None:
     """Feed OTLP files through the engine and print what it makes of them. No network, nothing is stored."""
-    engine = build_engine(load_config(config or []), rules=rules)
+    engine = build_engine(load_config(config or []), rules=rules, tells_nobody=True)
     files, skipped = otlp_files(paths)
     printer = _Printer(as_json)
     broken = 0

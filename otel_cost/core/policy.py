@@ -366,6 +366,8 @@ class Policy:
             ),
             "limit_usd": nano_to_text(budget.limit_nano),
             "spent_usd": nano_to_text(crossing.spent_nano + sum(use.nano for use in crossing.uses)),
+            "left_usd": nano_to_text(max(0, budget.limit_nano - crossing.spent_nano)),
+            "used_percent": round(100 * Fraction(crossing.spent_nano, budget.limit_nano)),
             "window": rule.window_text,
             "window_start": rfc3339(crossing.window_start_ns) if crossing.window_start_ns else None,
             "crossed_at": rfc3339(crossing.at_ns),
@@ -403,7 +405,8 @@ class Policy:
         tenant, *group = crossing.group
         name = _fingerprint(tenant, use.relief.name, crossing.budget.name, *group, str(start))
         grant = use.relief.grant_nano
-        left = "" if grant is None else f", {_short(grant - use.in_all_nano)} left"
+        limit = crossing.budget.limit_nano
+        left = "" if grant is None else f", {_short(grant - use.in_all_nano, limit)} left"
         alert = self._told_of(crossing, now_ns, run, call, name)
         return replace(
             alert,
@@ -412,7 +415,7 @@ class Policy:
             kind="exception_used",
             summary=(
                 f"{self._summary(self._rules[crossing.budget.name], crossing)}; exception {use.relief.name} "
-                f"takes {_short(use.nano)} USD of it{left}"
+                f"takes {_short(use.nano, limit)} USD of it{left}"
             ),
             evidence=alert.evidence | self._used(use),
         )
@@ -437,15 +440,16 @@ class Policy:
             for name, value in zip(crossing.budget.per, crossing.group[1:], strict=True)
         )
         spent = crossing.spent_nano + (sum(use.nano for use in crossing.uses) if crossing.state == "excepted" else 0)
-        share = round(100 * Fraction(spent, crossing.budget.limit_nano))
+        limit = crossing.budget.limit_nano
+        share = round(100 * Fraction(spent, limit))
         said = (
-            f"{named or 'everyone together'}: {_short(spent)} of {_short(crossing.budget.limit_nano)} USD spent "
+            f"{named or 'everyone together'}: {_short(spent, limit)} of {nano_to_text(limit)} USD spent "
             f"({share}%, {rule.window_text})"
         )
         if isinstance(crossing.level, BurnLevel):
             said += f", {exact_text(crossing.level.rate)} times faster than the limit allows"
         if crossing.top_run and "run" not in crossing.budget.per:
-            said += f"; run {crossing.top_run} took {_short(crossing.top_nano)}"
+            said += f"; run {crossing.top_run} took {_short(crossing.top_nano, limit)}"
         return said
 
 
@@ -532,10 +536,12 @@ def _when(call: Call) -> tuple[bool, int, str]:
     return call.kind in MODEL_KINDS, call.step.start_ns, call.id
 
 
-def _short(nano: int) -> str:
-    """Dollars for people: cents, or all of it where there is less."""
-    cent = 10**7
-    return nano_to_text(nano if abs(nano) < cent else (nano + cent // 2) // cent * cent)
+def _short(nano: int, limit_nano: int) -> str:
+    """Dollars for people: cents, and finer where half a percent of the limit is less than a cent."""
+    step = 10**7
+    while step > 1 and step * 200 > limit_nano:
+        step //= 10
+    return nano_to_text((nano + step // 2) // step * step)
 
 
 def alert_of(line: dict[str, Any]) -> Alert:

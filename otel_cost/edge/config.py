@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otel_cost.core.model.effects import Signal
-from otel_cost.core.rules import load_rules
 from otel_cost.document import Document, Place, expand, in_file_order, merge, nearest, parse_document, problems_of
 from otel_cost.edge.export import EXPORTERS
-from otel_cost.edge.files import BUNDLED, bundled_rules, read_document, rule_documents
+from otel_cost.edge.files import BUNDLED, bundled_rules, read_document
+from otel_cost.edge.rule_files import folder_of, resolver
 from otel_cost.errors import DocumentError, UsageError
 from otel_cost.quantities import Duration, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from otel_cost.core.rules import RuleSet
     from otel_cost.document import Path as KeyPath
     from otel_cost.errors import Problem
 
@@ -270,26 +269,6 @@ def check_config(document: Document) -> Config:
     return config.model_copy(update=changed)
 
 
-def read_rules(entries: Sequence[str], environ: Mapping[str, str] | None = None) -> RuleSet:
-    """The rules that a config (or a command) names, expanded and compiled.
-
-    Raises:
-        UsageError: an entry names nothing.
-        DocumentError: every mistake in every file.
-    """
-    environ = os.environ if environ is None else environ
-    expanded: list[Document] = []
-    problems: list[Problem] = []
-    for document in rule_documents(entries):
-        try:
-            expanded.append(expand(document, resolver(environ, folder_of(document.source))))
-        except DocumentError as error:
-            problems += error.problems
-    if problems:
-        raise DocumentError(problems)
-    return load_rules(expanded)
-
-
 def config_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of the config, with the settings of every type of exporter."""
     schema = Config.model_json_schema()
@@ -308,30 +287,6 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
-def resolver(environ: Mapping[str, str], base: Path) -> Callable[[str, str], str]:
-    """What `${scheme:argument}` stands for: `env` (with `:-default`) and `file`, relative to `base`."""
-
-    def resolve(scheme: str, argument: str) -> str:
-        if scheme == "env":
-            name, separator, default = argument.partition(":-")
-            if name in environ:
-                return environ[name]
-            if separator:
-                return default
-            raise LookupError(
-                f"environment variable `{name}` is not set\nset it, or give a default: `${{env:{name}:-default}}`"
-            )
-        if scheme == "file":
-            path = base / Path(argument).expanduser()
-            try:
-                return path.read_text(encoding="utf-8").rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise LookupError(f"file `{argument}` cannot be read: {error}") from error
-        raise LookupError(f"`${{{scheme}:…}}` is not known\n{nearest(scheme, ['env', 'file'])}; a plain `$` is `$$`")
-
-    return resolve
-
-
 def _set_document(written: str) -> Document:
     key, separator, value = written.partition("=")
     if not separator or not key.strip():
@@ -347,11 +302,6 @@ def _set_document(written: str) -> Document:
     places = dict.fromkeys(steps, here) | {(*path, *below): here for below in inner.places}
     keys = dict.fromkeys(steps[1:], here) | {(*path, *below): here for below in inner.keys}
     return Document(source, nested, places, keys)
-
-
-def folder_of(source: str) -> Path:
-    """Where the paths that a document names start; those of `--set` start where the user stands."""
-    return Path() if source.startswith(("--set ", BUNDLED)) else Path(source).parent
 
 
 def _type_of(component_id: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_cost.core.assemble.runs import Caps
-from otel_cost.edge.config import read_rules
 from otel_cost.edge.files import load_price_book
+from otel_cost.edge.rule_files import read_rules
 from otel_cost.pipeline import Engine, Settings
 
 if TYPE_CHECKING:
@@ -16,8 +16,16 @@ if TYPE_CHECKING:
     from otel_cost.pipeline import Snapshots
 
 
-def build_engine(config: Config, *, rules: Sequence[str] | None = None, snapshots: Snapshots | None = None) -> Engine:
+def build_engine(
+    config: Config,
+    *,
+    rules: Sequence[str] | None = None,
+    snapshots: Snapshots | None = None,
+    tells_nobody: bool = False,
+) -> Engine:
     """The engine that a config describes; `rules` take the place of the configured ones.
+
+    `tells_nobody`: the driver sends nothing, so that the secrets of contacts need not be there.
 
     Raises:
         UsageError: a file that is named is not there.
@@ -30,7 +38,7 @@ def build_engine(config: Config, *, rules: Sequence[str] | None = None, snapshot
     )
     return Engine(
         load_price_book(config.prices),
-        read_rules(config.rules if rules is None else rules),
+        read_rules(config.rules if rules is None else rules, tells_nobody=tells_nobody),
         Settings(settle_ns=config.engine.settle, caps=caps),
         snapshots,
     )

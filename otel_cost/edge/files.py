@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.core.price import Layer, PriceBook, compile_book, layer_of, upstream_layer
 from otel_cost.document import Document, nearest, parse_document
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from otel_cost.core.price import Layer, PriceBook
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 BUNDLED: Final = "bundled:"
@@ -103,6 +104,9 @@ def load_price_book(paths: Iterable[Path] = (), extra: Iterable[Layer] = ()) -> 
         UsageError: a file cannot be read.
         DocumentError: a file does not load.
     """
+    # Whoever reads rules only does not wait for the price lists.
+    from otel_cost.core.price import compile_book, layer_of, upstream_layer  # noqa: PLC0415
+
     shipped = yaml_files(bundled("rules/prices"))
     files = shipped + [file for path in paths for file in yaml_files(path)]
     return compile_book([upstream_layer(), *(layer_of(read_document(file)) for file in files), *extra])

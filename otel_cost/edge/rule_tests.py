@@ -34,9 +34,9 @@ from otel_cost.core.model.event import DEFAULT_TENANT
 from otel_cost.core.model.money import nano_to_text, usd_to_nano
 from otel_cost.core.price import layer_of
 from otel_cost.document import parse_document, validate
-from otel_cost.edge.config import read_rules
 from otel_cost.edge.files import BUNDLED, load_price_book, read_document
 from otel_cost.edge.otlp_files import otlp_files, requests
+from otel_cost.edge.rule_files import read_rules
 from otel_cost.pipeline import Engine
 from otel_cost.quantities import Duration
 
@@ -151,7 +151,8 @@ def run_file(path: Path) -> Iterator[tuple[str, list[str]]]:
         DocumentError: the test file or its rules do not load.
     """
     file = validate(read_document(path), RuleTestFile)
-    rules = read_rules([entry if entry.startswith(BUNDLED) else str(path.parent / entry) for entry in file.rules])
+    named = [entry if entry.startswith(BUNDLED) else str(path.parent / entry) for entry in file.rules]
+    rules = read_rules(named, tells_nobody=True)
     book = load_price_book(extra=_minted(file.tests))
     for test in file.tests:
         yield test.name, _failures(test, *_run(test, rules, book, path.parent))

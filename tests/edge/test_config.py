@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from otel_cost.core.model.effects import Signal
-from otel_cost.edge.config import config_schema, load_config, read_rules, split_endpoint
+from otel_cost.edge.config import config_schema, load_config, split_endpoint
+from otel_cost.edge.rule_files import read_rules
 from otel_cost.errors import DocumentError, UsageError
 from otel_cost.quantities import duration_ns, duration_text, size_bytes
 

@@ -505,7 +505,7 @@ UNTIL = "expires: 2026-12-01T00:00:00Z"
     [
         (f"budgets: [{{{B}, match: {{cost_usd: {{gte: 1}}}}}}]", "`cost_usd` is a fact of a run, not of a call"),
         (f"budgets: [{{{B}, at_limit: {{do: [{{alert: ops}}]}}}}]", "budgets[0].at_limit.do[0]: unknown contact `ops`"),
-        (f"exceptions: [{{{E}, {UNTIL}, exempt: true}}]", "exceptions[0].applies_to[0]: unknown budget `b`"),
+        (f"exceptions: [{{{E}, {UNTIL}, exempt: true}}]", "exceptions[0].applies_to[0]: unknown rule `b`"),
         (f"exceptions: [{{{E}, {UNTIL}}}]", "exactly one of `grant`, `multiply`, `exempt`"),
         (f"exceptions: [{{{E}, exempt: true}}]", "`expires` is missing"),
         (f"exceptions: [{{{E}, {UNTIL}, exempt: true, starts: 2027-01-01T00:00:00Z}}]", "it expires before it starts"),

@@ -14,6 +14,7 @@ from otel_cost.core.decide import ALLOWED, CALLS, Decision, Verb, carried, stric
 from otel_cost.core.decide.shape import error_hash, shape_of_event, shape_of_step
 from otel_cost.core.decide.texts import closed_text, text_of
 from otel_cost.core.model.vocabulary import Kind, Source
+from otel_cost.core.rules.template import filled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -354,6 +355,7 @@ def _decisions(alert: Alert, actions: Actions) -> Iterator[tuple[Decision, str]]
         scope: str = arguments.scope if verb is Verb.DENY else ""
         model: str | None = arguments.to if verb is Verb.DOWNGRADE else None
         text = getattr(arguments, "text", None)
+        text = None if text is None else filled(text, alert_words(alert))
         yield (
             Decision(
                 verb=verb,
@@ -367,6 +369,21 @@ def _decisions(alert: Alert, actions: Actions) -> Iterator[tuple[Decision, str]]
             ),
             scope,
         )
+
+
+def alert_words(alert: Alert) -> Callable[[str], object]:
+    """What the messages of a rule may name, as its alert knows it."""
+    known: dict[str, object] = {
+        **alert.evidence,
+        "rule": alert.rule,
+        "kind": alert.kind,
+        "summary": alert.summary,
+        "severity": alert.severity.value,
+        "run_id": alert.run_id,
+        "tenant": alert.tenant,
+    }
+    group = alert.evidence.get("group")
+    return lambda name: known.get(name, group.get(name) if isinstance(group, dict) else None)
 
 
 def _plain(evidence: dict[str, object]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ WHO: Final[dict[str, tuple[str, ...]]] = {
     ),
     "team": ("team.id", "team.name", "team", "metadata.user_api_key_team_id", "metadata.user_api_key_team_alias"),
     "org": ("organization.id", "org.id", "organization.name", "metadata.user_api_key_org_id"),
+    "workspace": ("workspace.id", "workspace.name", "langsmith.metadata.workspace_id"),
     "api_key": ("api_key.id", "gen_ai.api_key.id", "metadata.user_api_key_alias", "metadata.user_api_key_hash"),
     "project": ("project.id", "project.name", "gcp.project.id", "metadata.user_api_key_project_id"),
     "workflow": (
@@ -60,7 +61,7 @@ _WHO_OF: Final[dict[str, tuple[str, int]]] = {
 
 
 def who_of(attributes: Attributes, resource: Resource) -> dict[str, str]:
-    """user, team, org, api_key, project, workflow, environment: those that are told.
+    """user, team, org, workspace, api_key, project, workflow, environment: those that are told.
 
     The table is `WHO`; a span's own word goes before its resource's. The
     dictionary may be shared between steps: copy it before changing it.

@@ -7,22 +7,26 @@ silently ignored would be worse than none.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from pydantic import create_model
 
-from otel_cost.core.rules.kind import KINDS, Mode, RuleKind, Site, Strict
+from otel_cost.core.rules.kind import KINDS, Mode, RuleKind, Site, Strict, actions_of
 from otel_cost.core.rules.kinds import budgets, contacts, defaults, exceptions, identity, loops
+from otel_cost.core.rules.lint import Placed, lint
 from otel_cost.core.rules.match import attribute_of
+from otel_cost.core.rules.template import placeholders
 from otel_cost.document import in_file_order, nearest, validate
 from otel_cost.errors import DocumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from otel_cost.core.budget import Relief
-    from otel_cost.document import Document, Path
+    from otel_cost.document import Document, Path, Place
     from otel_cost.errors import Problem
 
 R = TypeVar("R")
@@ -40,11 +44,24 @@ RuleFile = _file_model()
 """The model of a whole rule file, made from the registry."""
 
 
+def _keys_model() -> type[Strict]:
+    """What is checked of a file as a whole; its rules are checked one by one."""
+    fields: dict[str, Any] = {"version": (Literal[1], ...)}
+    for kind in KINDS.values():
+        fields[kind.name] = (dict[str, Any] | None, None) if kind.single else (list[Any] | None, ())
+    return create_model("Rules", __base__=Strict, **fields)
+
+
+_RuleKeys = _keys_model()
+
+
 @dataclass(frozen=True, slots=True)
 class RuleSet:
     """Compiled rules of all documents, in the order in which they were given."""
 
     rules: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    hash: str = ""  # of everything that was read
+    notes: tuple[Problem, ...] = ()  # what may not be meant
 
     def of(self, kind: RuleKind[R]) -> tuple[R, ...]:
         """The rules of one kind: `rules.of(loops.KIND)`."""
@@ -58,7 +75,7 @@ class RuleSet:
     @property
     def identity(self) -> identity.Identity:
         """All documents together; a dimension is said in one place only."""
-        return identity.Identity(tuple(source for one in self.of(identity.KIND) for source in one.sources))
+        return identity.joined(self.of(identity.KIND))
 
     @property
     def loops(self) -> tuple[loops.Loop, ...]:
@@ -93,44 +110,54 @@ class RuleSet:
         return sum(len(rules) for name, rules in self.rules.items() if not KINDS[name].single)
 
 
-def load_rules(documents: Iterable[Document], now_ns: int | None = None) -> RuleSet:
-    """Check and compile rule documents. `now_ns`: with the time, an exception that has expired is a mistake, too.
+def load_rules(documents: Iterable[Document], now_ns: int | None = None, read: Read | None = None) -> RuleSet:
+    r"""Check and compile rule documents.
+
+    Args:
+        documents: expanded; rules keep their order.
+        now_ns: with the time, what could not do its work is a mistake, too (`lint`): `check` gives it, the service
+            does not, because an exception that expires must not keep it from starting.
+        read: the text of a file that a document names; raises `LookupError` with "message\nhint".
 
     Raises:
         DocumentError: every mistake in every document: wrong keys and values, names given twice or
             nowhere, kinds that this version has no engine for.
     """
     problems: list[Problem] = []
-    checked: list[tuple[Document, Strict]] = []
+    names = _Names()
+    placed: list[Placed] = []
+    looked_up: list[str] = []
+    documents = list(documents)
     for document in documents:
+        found, wrong = _checked(document, names)
+        placed += found
+        problems += wrong
+    said = [one.model for one in placed if one.kind == defaults.KIND.name]
+    site_defaults = said[0] if said else defaults.Defaults()
+    for index, one in enumerate(placed):
+        reader = None if read is None else _reader(read, one.site.document, looked_up)
+        placed[index] = one._replace(site=replace(one.site, defaults=site_defaults, read=reader))
+    problems += _said_twice(placed)
+    problems += _unknown_contacts(placed, names)
+    problems += _unknown_words(placed)
+    problems += _unknown_rules(placed, names)
+    rules: dict[str, list[Any]] = {}
+    for one in placed:
+        build = KINDS[one.kind].build
+        if build is None:
+            continue
         try:
-            checked.append((document, validate(document, RuleFile)))
+            rules.setdefault(one.kind, []).append(build(one.model, one.site))
         except DocumentError as error:
             problems += error.problems
-    problems += _said_twice(checked)
-    if not problems:  # names in a document that did not load are not known
-        problems += _unknown_contacts(checked)
-        problems += _useless_exceptions(checked, now_ns)
-    said = [model for _, file in checked for model, _ in _models(file, defaults.KIND)]
-    site_defaults = said[0] if said else defaults.Defaults()
-    rules: dict[str, list[Any]] = {}
-    for document, file in checked:
-        for kind in KINDS.values():
-            if kind.name not in file.model_fields_set:
-                continue
-            if kind.build is None:
-                supported = ", ".join(name for name, other in KINDS.items() if other.build)
-                what = f"`{kind.name}` is not supported yet by this version"
-                problems.append(document.problem((kind.name,), what, f"supported: {supported}", key=True))
-                continue
-            for model, path in _models(file, kind):
-                try:
-                    rules.setdefault(kind.name, []).append(kind.build(model, Site(document, path, site_defaults)))
-                except DocumentError as error:
-                    problems += error.problems
+    mistakes, notes = lint(placed, now_ns)
+    if now_ns is not None:
+        problems += mistakes
     if problems:
         raise DocumentError(in_file_order(problems))
-    return RuleSet({name: tuple(found) for name, found in rules.items()})
+    hashed = _hash(documents, looked_up)
+    told = tuple(in_file_order(notes if now_ns is not None else [*notes, *mistakes]))
+    return RuleSet({name: tuple(found) for name, found in rules.items()}, hashed, told)
 
 
 def rules_schema() -> dict[str, Any]:
@@ -138,69 +165,142 @@ def rules_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | RuleFile.model_json_schema()
 
 
-def _models(file: Strict, kind: RuleKind[Any]) -> list[tuple[Any, Path]]:
-    given = getattr(file, kind.name)
-    if kind.single:
-        return [] if given is None else [(given, (kind.name,))]
-    return [(model, (kind.name, index)) for index, model in enumerate(given)]
+Read = Callable[["Document", str], str]
 
 
-def _said_twice(checked: list[tuple[Document, Strict]]) -> list[Problem]:
+@dataclass(slots=True)
+class _Names:
+    """What every rule is called, also of those that do not load: a mistake in one is no mistake in others."""
+
+    of: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, written: object) -> None:
+        if isinstance(written, dict) and isinstance(written.get("name"), str):
+            self.of.setdefault(kind, []).append(written["name"])
+
+    def __call__(self, *kinds: str) -> list[str]:
+        return [name for kind in kinds for name in self.of.get(kind, ())]
+
+
+def _checked(document: Document, names: _Names) -> tuple[list[Placed], list[Problem]]:
+    """The rules of a document, one by one, so that a mistake in one hides none in the others."""
+    problems: list[Problem] = []
+    placed: list[Placed] = []
+    try:
+        validate(document, _RuleKeys)
+    except DocumentError as error:
+        problems += error.problems
+    given = document.value if isinstance(document.value, dict) else {}
+    for kind in KINDS.values():
+        if kind.name not in given:
+            continue
+        if kind.build is None:
+            supported = ", ".join(name for name, other in KINDS.items() if other.build)
+            what = f"`{kind.name}` is not supported yet by this version"
+            problems.append(document.problem((kind.name,), what, f"supported: {supported}", key=True))
+        written = given[kind.name]
+        paths: list[Path] = [(kind.name,)]
+        if not kind.single:
+            paths = [(kind.name, index) for index in range(len(written) if isinstance(written, list) else 0)]
+        elif written is None:
+            continue
+        for path in paths:
+            names.add(kind.name, document.at(path))
+            try:
+                if not isinstance(document.at(path), dict):
+                    raise DocumentError([document.problem(path, "a rule is a mapping", "for example `{name: …}`")])  # noqa: TRY301
+                model = validate(document, kind.model, at=path)
+            except DocumentError as error:
+                problems += error.problems
+            else:
+                placed.append(Placed(kind.name, model, Site(document, path, defaults.Defaults())))
+    return placed, problems
+
+
+def _reader(read: Read, document: Document, seen: list[str]) -> Callable[[str], str]:
+    def one(name: str) -> str:
+        text = read(document, name)
+        seen.append(f"{name}\0{text}")
+        return text
+
+    return one
+
+
+def _hash(documents: Iterable[Document], looked_up: list[str]) -> str:
+    """Twelve hex digits that are the same for the same rules. What stood in place of secrets is hashed, not they."""
+    digest = hashlib.blake2b(digest_size=6)
+    for document in documents:
+        digest.update(json.dumps(_as_written(document, document.value, ()), default=str, ensure_ascii=False).encode())
+    for text in looked_up:
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _as_written(document: Document, value: object, path: Path) -> object:
+    if path in document.written:
+        return document.written[path]
+    if isinstance(value, dict):
+        return {key: _as_written(document, item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_written(document, item, (*path, index)) for index, item in enumerate(value)]
+    return value
+
+
+def _said_twice(placed: Iterable[Placed]) -> Iterator[Problem]:
     """Names of rules are unique over all kinds and files, because exceptions and tests point at them."""
-    first: dict[tuple[bool, str], tuple[Document, Path]] = {}
-    problems: list[Problem] = []
-    for document, file in checked:
-        for kind in KINDS.values():
-            for model, path in _models(file, kind):
-                if kind.single:
-                    said = [(f"{kind.name}.{key}", (*path, key)) for key in sorted(model.model_fields_set)]
-                else:
-                    said = [(model.name, (*path, "name"))] if model.name else []
-                for name, where in said:
-                    key = (kind is contacts.KIND, name)
-                    if key in first:
-                        place = first[key][0].place(first[key][1])
-                        what = f"`{name}` is given twice"
-                        problems.append(document.problem(where, what, f"first at {place.source}:{place.line}"))
-                    else:
-                        first[key] = (document, where)
-    return problems
+    first: dict[tuple[bool, str], Place] = {}
+    for one in placed:
+        kind, path, document = KINDS[one.kind], one.site.path, one.site.document
+        if kind.single:
+            said = [(f"{kind.name}.{key}", (*path, key)) for key in sorted(one.model.model_fields_set)]
+        else:
+            said = [(one.model.name, (*path, "name"))] if one.model.name else []
+        for name, where in said:
+            key = (kind is contacts.KIND, name)
+            place = first.setdefault(key, document.place(where))
+            if place != document.place(where):
+                yield document.problem(where, f"`{name}` is given twice", f"first at {place.source}:{place.line}")
 
 
-def _reliefs(budget: str, given: Iterable[exceptions.Exception_]) -> tuple[Relief, ...]:
-    return tuple(one.relief for one in given if budget in one.applies_to)
-
-
-def _unknown_contacts(checked: list[tuple[Document, Strict]]) -> list[Problem]:
+def _unknown_contacts(placed: Iterable[Placed], names: _Names) -> Iterator[Problem]:
     """Actions name contacts; a contact that does not exist would swallow the alert."""
-    known = [model.name for _, file in checked for model, _ in _models(file, contacts.KIND)]
-    problems: list[Problem] = []
-    for document, file in checked:
-        asked = [(model.do, (*path, "do")) for model, path in _models(file, loops.KIND)]
-        asked += [(model.at_limit.do, (*path, "at_limit", "do")) for model, path in _models(file, budgets.KIND)]
-        for actions, path in asked:
-            for index, action in enumerate(actions):
-                told = action.alert or action.issue
-                names = () if told is None else (told.to,) if isinstance(told.to, str) else told.to
-                for name in names:
-                    if name not in known:
-                        hint = nearest(name, known) if known else "no `contacts` are given; a plain `alert:` tells all"
-                        what = f"unknown contact `{name}`"
-                        problems.append(document.problem((*path, index), what, hint))
-    return problems
-
-
-def _useless_exceptions(checked: list[tuple[Document, Strict]], now_ns: int | None) -> list[Problem]:
-    """Exceptions to budgets that do not exist; with the time, those that have expired."""
-    known = [model.name for _, file in checked for model, _ in _models(file, budgets.KIND)]
-    problems: list[Problem] = []
-    for document, file in checked:
-        for model, path in _models(file, exceptions.KIND):
-            for index, name in enumerate(model.applies_to):
+    known = names(contacts.KIND.name)
+    for one in placed:
+        for action, path in actions_of(one.model):
+            told = action.alert or action.issue
+            asked = () if told is None else (told.to,) if isinstance(told.to, str) else told.to
+            for name in asked:
                 if name not in known:
-                    hint = nearest(name, known) if known else "exceptions apply to budgets, and none are given"
-                    problems.append(document.problem((*path, "applies_to", index), f"unknown budget `{name}`", hint))
-            if now_ns is not None and exceptions.unix_ns(model.expires) < now_ns:
-                what = f"expired: `{model.name}` has no effect any more"
-                problems.append(document.problem((*path, "expires"), what, f"remove it, or ask {model.owner}"))
-    return problems
+                    hint = nearest(name, known) if known else "no `contacts` are given; a plain `alert:` tells all"
+                    yield one.site.problem(f"unknown contact `{name}`", hint, *path)
+
+
+def _unknown_words(placed: Iterable[Placed]) -> Iterator[Problem]:
+    """Names in messages that nobody will ever fill in."""
+    for one in placed:
+        known = KINDS[one.kind].words
+        for action, path in actions_of(one.model):
+            text = getattr(action.arguments, "text", None)
+            for name in placeholders(text) if text else ():
+                if name not in known and attribute_of(name) in {None, name} and "." not in name:
+                    what = f"unknown name `{{{{{name}}}}}` in a message"
+                    yield one.site.problem(what, nearest(name, known), *path, action.verb, "text")
+
+
+_LIMITED: Final = ("budgets",)
+_EXEMPTED: Final = ("budgets", "loops", "escalation")
+
+
+def _unknown_rules(placed: Iterable[Placed], names: _Names) -> Iterator[Problem]:
+    """Exceptions to rules that do not exist, or to which they can give nothing."""
+    known, limited = names(*_EXEMPTED), names(*_LIMITED)
+    for one in placed:
+        if one.kind != exceptions.KIND.name:
+            continue
+        for index, name in enumerate(one.model.applies_to):
+            if name not in known:
+                hint = nearest(name, known) if known else "exceptions apply to rules, and none are given"
+                yield one.site.problem(f"unknown rule `{name}`", hint, "applies_to", index)
+            elif name not in limited and one.model.exempt is None:
+                what = f"`{name}` has no limit that could be raised"
+                yield one.site.problem(what, "only `exempt: true` applies to it", "applies_to", index)

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, model_validator
 
 from otel_cost.core.rules.match import check_dimension
+from otel_cost.core.rules.template import COMMON, placeholders
 from otel_cost.quantities import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from otel_cost.core.rules.kinds.defaults import Defaults
     from otel_cost.document import Document, Path
@@ -35,6 +36,15 @@ class Strict(BaseModel):
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+
+
+def _check_template(text: str) -> str:
+    placeholders(text)
+    return text
+
+
+Message = Annotated[Text, AfterValidator(_check_template)]
+"""What an agent reads; `{{name}}` stands for what is known when it is said (`template.py`)."""
 
 
 class Dimension(str):
@@ -87,7 +97,7 @@ class Allow(Strict):
 class Warn(Strict):
     """Let it pass and tell the agent."""
 
-    text: Text | None = None
+    text: Message | None = None
 
 
 class Delay(Strict):
@@ -106,20 +116,20 @@ class Downgrade(Strict):
 class Ask(Strict):
     """Let the user decide."""
 
-    text: Text | None = None
+    text: Message | None = None
 
 
 class Deny(Strict):
     """Refuse this call; the run goes on."""
 
     scope: Literal["same_call", "tool", "model", "all"] = "same_call"
-    text: Text | None = None
+    text: Message | None = None
 
 
 class Stop(Strict):
     """End the run."""
 
-    text: Text | None = None
+    text: Message | None = None
 
 
 class AlertTo(Strict):
@@ -192,6 +202,16 @@ def decision_verbs(actions: Actions) -> str:
     return ",".join(sorted(verbs, key=VERBS.index, reverse=True))
 
 
+def actions_of(model: BaseModel, path: Path = ()) -> Iterator[tuple[Action, Path]]:
+    """Every action in a rule, wherever its model has them, each with its place below the rule."""
+    for name, info in type(model).model_fields.items():
+        value, here = getattr(model, name), (*path, info.alias or name)
+        if isinstance(value, Strict):
+            yield from actions_of(value, here)
+        elif isinstance(value, tuple):
+            yield from ((item, (*here, index)) for index, item in enumerate(value) if isinstance(item, Action))
+
+
 # --- The registry ----------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +222,7 @@ class Site:
     document: Document
     path: Path
     defaults: Defaults
+    read: Callable[[str], str] | None = None  # the text of a file that the document names; raises LookupError
 
     def problem(self, message: str, hint: str = "", *below: str | int, key: bool = False) -> Problem:
         return self.document.problem((*self.path, *below), message, hint, key=key)
@@ -213,12 +234,19 @@ class RuleKind(Generic[R]):
 
     `single`: the key holds one mapping instead of a list of named rules.
     `build(model, site)` raises `DocumentError` for what the model alone cannot see.
+    `facts`: what the messages of its actions may name besides what every alert knows.
     """
 
     name: str
     model: type[BaseModel]
     single: bool = False
     build: Callable[[Any, Site], R] | None = None
+    facts: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Everything that its messages may name."""
+        return (*COMMON, *self.facts)
 
 
 KINDS: Final[dict[str, RuleKind[Any]]] = {}

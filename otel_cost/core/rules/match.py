@@ -5,6 +5,7 @@
 All keys must hold. A value is an equal value, a glob (`*`, `?`), a list (any of),
 null (absent) or operators. A name is a dimension, a fact the rule kind
 offers, or an attribute (`attr:KEY`, `resource.KEY`, or any key with a dot in it).
+What none of that can say is one CEL expression under the key `cel`, asked last.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BeforeValidator, InstanceOf, WithJsonSchema
 
+from otel_cost.core.rules.cel import Expression, compile_expression
 from otel_cost.document import Mistake, Mistakes, Path, nearest
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 DIMENSIONS: Final = (
     "tenant",
     "org",
+    "workspace",
     "team",
     "user",
     "api_key",
@@ -63,10 +66,15 @@ LONGEST_MATCHED: Final = 1024  # characters of a value that a pattern gets to se
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """A compiled `match`. `names` are the ones it asks for; without conditions it always holds."""
+    """A compiled `match`. `names` are the ones it asks for; without conditions it always holds.
+
+    `written` is what it was compiled from, `expressions` are the CEL ones in it.
+    """
 
     tests: tuple[Test, ...] = ()
     names: frozenset[str] = field(default_factory=frozenset)
+    written: Mapping[str, object] = field(default_factory=dict)
+    expressions: tuple[Expression, ...] = ()
 
     def __call__(self, lookup: Lookup) -> bool:
         return all(test(lookup) for test in self.tests)
@@ -129,22 +137,32 @@ def compile_match(written: object) -> Matcher:
     tests = compiler.mapping(written, ())
     if compiler.mistakes:
         raise Mistakes(compiler.mistakes)
-    return Matcher(tuple(tests), frozenset(compiler.names))
+    said: dict[str, object] = written if isinstance(written, dict) else {}
+    return Matcher(tuple(tests), frozenset(compiler.names), said, tuple(compiler.expressions))
+
+
+def compile_condition(written: object) -> Condition:
+    """What is asked of one name, as a test of its value. It has been checked before, as a part of a `match`."""
+    return _Compiler().condition(written, ())
 
 
 class _Compiler:
     def __init__(self) -> None:
         self.mistakes: list[Mistake] = []
         self.names: set[str] = set()
+        self.expressions: list[Expression] = []
 
     def mapping(self, written: object, path: Path) -> list[Test]:
         if not isinstance(written, dict):
             self._wrong(path, "a match is a mapping", "for example `{workflow: incident}`")
             return []
         tests: list[Test] = []
-        for key, value in written.items():
+        # Expressions cost fifty times a plain test: they are asked when everything else holds.
+        for key, value in sorted(written.items(), key=lambda item: item[0] == "cel"):
             here = (*path, key)
-            if key in {"any", "all"}:
+            if key == "cel":
+                tests.append(self._expression(value, here))
+            elif key in {"any", "all"}:
                 tests.append(self._group(key, value, here))
             elif key == "not":
                 inner = self.mapping(value, here)
@@ -152,6 +170,17 @@ class _Compiler:
             elif self._name(key, here):
                 tests.append(_on(key, self.condition(value, here)))
         return tests
+
+    def _expression(self, written: object, path: Path) -> Test:
+        try:
+            expression = compile_expression(written, (*DIMENSIONS, *FACTS))
+        except ValueError as error:
+            message, _, hint = str(error).partition("\n")
+            self._wrong(path, message, hint)
+            return _never
+        self.expressions.append(expression)
+        self.names |= expression.names
+        return expression
 
     def _group(self, kind: str, written: object, path: Path) -> Test:
         if not isinstance(written, list) or not written:
@@ -171,7 +200,7 @@ class _Compiler:
         if name in DIMENSIONS or name in FACTS or name.startswith("attr:") or "." in name:
             self.names.add(name)
             return True
-        self._wrong(path, f"unknown name `{name}`", nearest(name, (*DIMENSIONS, *FACTS, "attr:KEY")), key=key)
+        self._wrong(path, f"unknown name `{name}`", nearest(name, (*DIMENSIONS, *FACTS, "attr:KEY", "cel")), key=key)
         return False
 
     def condition(self, written: object, path: Path) -> Condition:
@@ -291,7 +320,8 @@ def _compare(name: str, bound: Fraction) -> Condition:
 
 _SCHEMA: Final = {
     "type": "object",
-    "description": "All keys must hold: dimension, fact or attribute → value, glob, list, null or operators",
+    "description": "All keys must hold: dimension, fact or attribute → value, glob, list, null or operators; `cel`: one"
+    " expression of the Common Expression Language",
     "additionalProperties": True,
     "examples": [{"workflow": {"not": "incident"}, "cost_usd": {"gte": 1}}],
 }

@@ -123,7 +123,7 @@ def test_a_kind_without_an_engine_is_refused_not_ignored() -> None:
             "loops: [{name: a, detect: repeated_error, do: [{alert: ops}]}]",
             "loops[0].do[0]: unknown contact `ops`\n    no `contacts` are given",
         ),
-        ("identity: {team: [{lookup: teams.csv, by: user}]}", "look-ups are not supported yet"),
+        ("identity: {team: [{lookup: teams.csv, by: user}]}", "identity.team[0].lookup: `teams.csv` cannot be read"),
         ("identity: {user: [{from: x, re: '('}]}", "is not a regular expression"),
         (
             "budgets: [{name: b, per: [usr], limit: {usd: 20, window: 1 weeek}}]",

@@ -176,4 +176,10 @@ def _percent(share: Fraction) -> str:
     return f"{float(share * 100):g}%"
 
 
-KIND = register(RuleKind(name="budgets", model=BudgetModel, build=compile_budget))
+# What an alert of a budget tells: whose money, how much of it, and of which window.
+_FACTS = (
+    "kind", "budget", "group", "level", "observed", "threshold", "limit_usd", "spent_usd", "left_usd", "used_percent",
+    "window", "window_start", "crossed_at", "exhausted_at", "target", "top_run", "top_run_usd", "model_route",
+)  # fmt: skip
+
+KIND = register(RuleKind(name="budgets", model=BudgetModel, build=compile_budget, facts=_FACTS))

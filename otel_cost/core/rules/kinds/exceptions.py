@@ -50,6 +50,11 @@ class ExceptionModel(Strict):
     owner: Text
     reason: Text
 
+    @property
+    def until_ns(self) -> int:
+        """The last moment at which it holds."""
+        return unix_ns(self.expires)
+
     @model_validator(mode="after")
     def _gives_one_thing(self) -> ExceptionModel:
         if sum(given is not None for given in (self.grant, self.multiply, self.exempt)) != 1:
@@ -82,7 +87,7 @@ def _build(model: ExceptionModel, site: Site) -> Exception_:
         name=model.name,
         match=model.match,
         since_ns=0 if model.starts is None else unix_ns(model.starts),
-        until_ns=unix_ns(model.expires),
+        until_ns=model.until_ns,
         grant_nano=None if model.grant is None else usd_to_nano(model.grant.usd),
         factor=None if model.multiply is None else Fraction(model.multiply),
     )

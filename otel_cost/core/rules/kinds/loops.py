@@ -79,4 +79,11 @@ def _build(model: LoopModel, site: Site) -> Loop:
     return Loop(model.name, detector, settings, model.match, mode, model.severity, model.do)
 
 
-KIND = register(RuleKind(name="loops", model=LoopModel, build=_build))
+# What findings tell; each detector tells some of it.
+_FACTS = (
+    "kind", "tool", "model", "what", "repeats", "times", "rounds", "period", "calls", "tokens", "rises", "failures",
+    "arguments", "error_type", "meant_model", "price_percent", "first_input_tokens", "last_input_tokens",
+    "carried_tokens", "tools", "retries", "model_route",
+)  # fmt: skip
+
+KIND = register(RuleKind(name="loops", model=LoopModel, build=_build, facts=_FACTS))
