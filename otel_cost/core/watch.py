@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_cost.core.assemble.summary import in_order, route, total, wasted
 from otel_cost.core.decide import Verb
 from otel_cost.core.detect import Observed
+from otel_cost.core.detect._memory import Memory
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import nano_to_text
-from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Severity
+from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Severity
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
@@ -39,7 +40,8 @@ class Agent:
     """What has been seen of one agent of one run."""
 
     history: list[Observed] = field(default_factory=list)
-    states: list[Any] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory)
+    states: list[Any] = field(default_factory=list)  # one for each rule
     fired: set[tuple[str, bytes]] = field(default_factory=set)  # (rule, onset): said once
 
 
@@ -48,7 +50,7 @@ class Watched:
     """What has been seen of one run."""
 
     agents: dict[str, Agent] = field(default_factory=dict)
-    fed: dict[str, Observed] = field(default_factory=dict)  # call id → as it was fed
+    fed: dict[str, Observed] = field(default_factory=dict)  # call id → as it was fed, of all histories
     episodes: dict[str, int] = field(default_factory=dict)  # fingerprint → how many so far
     open: dict[str, Alert] = field(default_factory=dict)  # episode (rule and onset) → its firing alert
     nameless: set[bytes] = field(default_factory=set)  # names given to calls without a span
@@ -59,31 +61,44 @@ class Watch:
 
     def __init__(self, rules: Sequence[Loop]) -> None:
         self._rules = list(rules)
+        self._seeing = {
+            kind: [
+                (rule.detector.observe, place, rule.settings, rule)
+                for place, rule in enumerate(self._rules)
+                if kind in rule.detector.kinds
+            ]
+            for kind in CALL_KINDS
+        }
         self._runs: dict[Run, Watched] = {}
 
-    def feed(self, run: Run, call: Call, at_ns: int) -> Iterator[Alert]:
+    def feed(self, run: Run, call: Call, at_ns: int) -> Iterable[Alert]:
         """Show a call to the detectors, once; a call that turned out to have failed is read anew."""
         watched = self._runs.get(run)
         if watched is None:
             watched = self._runs[run] = Watched()
         known = watched.fed.get(call.id)
+        if known is not None and (known.failed or not call.failed):
+            return ()
         agent = watched.agents.get(call.agent_key)
         if agent is None:
             agent = watched.agents[call.agent_key] = self._agent()
         if known is not None:
-            if call.failed and not known.failed and known in agent.history:
-                seen = self._observed(watched, call)
-                if call.step.error_message is None and known.traits is not None:
-                    # The content of its first record is gone, and the later one brings none: what was kept must do.
-                    seen.traits, known.traits.failed = known.traits, True
-                agent.history[agent.history.index(known)] = watched.fed[call.id] = seen
-                yield from self._read_anew(run, watched, agent, call, at_ns)
-            return
-        observed = watched.fed[call.id] = self._observed(watched, call)
+            if known not in agent.history:
+                return ()
+            seen = self._observed(watched, call)
+            if call.step.error_message is None and known.traits is not None:
+                # The content of its first record is gone, and the later one brings none: what was kept must do.
+                seen.traits, known.traits.failed = known.traits, True
+            agent.history[agent.history.index(known)] = watched.fed[call.id] = seen
+            return self._read_anew(run, watched, agent, call, at_ns)
+        observed = self._observed(watched, call)
+        if len(agent.history) >= _HISTORY:
+            if _when(observed) < _when(agent.history[0]):
+                return ()  # so far back that nothing is remembered of its time, perhaps itself
+            _forget(watched, agent)
+        watched.fed[call.id] = observed
         agent.history.append(observed)
-        if len(agent.history) > _HISTORY:
-            del agent.history[: _HISTORY // 4]
-        yield from self._observe(run, watched, agent, observed, call, at_ns)
+        return self._observe(run, watched, agent, observed, call, at_ns)
 
     def move(self, run: Run, was: str, now: str, at_ns: int) -> Iterator[Alert]:
         """Two agents of a run are one: append where the histories follow each other, else read both anew."""
@@ -125,11 +140,10 @@ class Watch:
             else:
                 mine.fired |= agent.fired
                 mine.history = sorted([*mine.history, *agent.history], key=_when)
-                mine.states = self._agent().states
+                mine.memory, mine.states = Memory(), self._agent().states
                 for observed in mine.history:
-                    for rule, state in zip(self._rules, mine.states, strict=True):
-                        for finding in rule.detector.observe(state, observed, rule.settings):
-                            mine.fired.add((rule.name, finding.onset_span_id))
+                    for rule, finding in self._findings(mine, observed):
+                        mine.fired.add((rule.name, finding.onset_span_id))
 
     def finish(self, run: Run, at_ns: int) -> Iterator[Alert]:
         """The run is over and so is every episode in it: each is closed with what it came to."""
@@ -151,7 +165,7 @@ class Watch:
     def _observed(self, watched: Watched, call: Call) -> Observed:
         """A call as detectors see it; one that no span tells of (a hook's, a log record's) gets a name among them."""
         if call.step.span_id:
-            return Observed(call.step, call.nano, call.failed, call.charge)
+            return Observed(call.step, call.charge.nano, call.failed, call.charge)
         step = copy.copy(call.step)
         step.span_id = bytes.fromhex(call.id)[:8]
         watched.nameless.add(step.span_id)
@@ -160,31 +174,47 @@ class Watch:
         step.forget_content()
         return observed
 
+    def _findings(self, agent: Agent, observed: Observed) -> list[tuple[Loop, Finding]]:
+        """What the detectors say of an agent's next call: mostly nothing."""
+        agent.memory.look(observed)
+        found = []
+        states = agent.states
+        for observe, place, settings, rule in self._seeing[observed.step.kind]:
+            told = observe(states[place], observed, settings)
+            if told:
+                found += [(rule, finding) for finding in told]
+        return found
+
     def _observe(
         self, run: Run, watched: Watched, agent: Agent, observed: Observed, call: Call, at_ns: int
+    ) -> Iterable[Alert]:
+        found = self._findings(agent, observed)
+        return self._alerts(run, watched, agent, found, call, at_ns) if found else ()
+
+    def _alerts(
+        self, run: Run, watched: Watched, agent: Agent, found: list[tuple[Loop, Finding]], call: Call, at_ns: int
     ) -> Iterator[Alert]:
-        for rule, state in zip(self._rules, agent.states, strict=True):
-            for finding in rule.detector.observe(state, observed, rule.settings):
-                if rule.match.names and not rule.match(lookup(facts(run, call))):
+        for rule, finding in found:
+            if rule.match.names and not rule.match(lookup(facts(run, call))):
+                continue
+            key = (rule.name, finding.onset_span_id)
+            if finding.state == "firing":
+                if key in agent.fired:
                     continue
-                key = (rule.name, finding.onset_span_id)
-                if finding.state == "firing":
-                    if key in agent.fired:
-                        continue
-                    agent.fired.add(key)
-                if finding.state == "firing" and _inhibited(watched, rule, finding):
-                    continue
-                episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
-                run.wasted[episode] = finding.wasted_nano
-                alert = self._alert(run, watched, rule, finding, call, at_ns)
-                if finding.state == "firing":
-                    watched.open[episode] = alert
-                else:
-                    watched.open.pop(episode, None)
-                yield _told(watched, alert)
+                agent.fired.add(key)
+            if finding.state == "firing" and _inhibited(watched, rule, finding):
+                continue
+            episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
+            run.wasted[episode] = finding.wasted_nano
+            alert = self._alert(run, watched, rule, finding, call, at_ns)
+            if finding.state == "firing":
+                watched.open[episode] = alert
+            else:
+                watched.open.pop(episode, None)
+            yield _told(watched, alert)
 
     def _read_anew(self, run: Run, watched: Watched, agent: Agent, call: Call, at_ns: int) -> Iterator[Alert]:
-        agent.states = self._agent().states
+        agent.memory, agent.states = Memory(), self._agent().states
         for observed in list(agent.history):
             for alert in self._observe(run, watched, agent, observed, call, at_ns):
                 if alert.state == "firing":
@@ -295,6 +325,13 @@ def evidence(run: Run, call: Call) -> dict[str, object]:
         "cost_usd": None if cost is None else nano_to_text(cost),
         "wasted_usd": None if lost is None else nano_to_text(lost),
     }
+
+
+def _forget(watched: Watched, agent: Agent) -> None:
+    """Let go of the oldest quarter of an agent's history."""
+    gone = {id(observed) for observed in agent.history[: _HISTORY // 4]}
+    del agent.history[: _HISTORY // 4]
+    watched.fed = {call_id: observed for call_id, observed in watched.fed.items() if id(observed) not in gone}
 
 
 def _when(observed: Observed) -> tuple[int, int, bytes]:

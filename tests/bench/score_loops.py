@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_cost.core.decode.otlp import decode_traces
 from otel_cost.core.detect import DETECTORS, Observed
+from otel_cost.core.detect._memory import Memory
 from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.usage import Usage
@@ -142,9 +143,13 @@ def judge(run: Run, names: set[str], waste: bool = False) -> Verdict:
             for d in DETECTORS.values()
             if d.name in names and (waste or d.category is Category.LOOP)
         ]
+        memory = Memory()
         for at, step, nano in calls:
             seen = Observed(step, nano, step.failed)
+            memory.look(seen)
             for detector, state, settings in detectors:
+                if step.kind not in detector.kinds:
+                    continue
                 fired += [
                     (at, f)
                     for f in detector.observe(state, seen, settings)

@@ -11,13 +11,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from otel_cost.core.model.vocabulary import CALL_KINDS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from pydantic import BaseModel
 
+    from otel_cost.core.detect._memory import Repeats
     from otel_cost.core.detect._traits import Traits
     from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.finding import Finding
@@ -32,9 +35,9 @@ class Observed:
     """One call as a detector sees it. `nano`: what it cost (None: no price known, as for most tools).
 
     `charge` splits that cost by token kind where the caller has it (what carried
-    context costs cannot be told without). `traits` is filled on first use by
-    `_traits.traits_of` and shared by all detectors: it holds hashes and sizes only and
-    outlives the step's content, so a history can be read anew after `forget_content`.
+    context costs cannot be told without). The rest is worked out once for all
+    detectors by the agent's `_memory.Memory`, before they see the call. `traits` holds hashes and sizes
+    only and outlives the step's content, so a history can be read anew after `forget_content`.
     """
 
     step: Step
@@ -42,6 +45,9 @@ class Observed:
     failed: bool
     charge: Charge | None = None
     traits: Traits | None = field(default=None, repr=False)
+    cost: int | None = None  # of the turn that this tool call ends, nano-USD
+    repeats: Sequence[Repeats] = ()  # tool calls that are known by now, each once, and what they repeat
+    echo: bool = False  # one of them had a result that some earlier call had
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +55,10 @@ class Detector(Generic[S]):
     """A way to see one shape of loop or waste.
 
     `settings` is the model of the rule's `with:`; `state()` makes the state of one
-    agent of one run; `observe` is fed each call once and yields at most one
+    agent of one run; `observe` is fed each call of `kinds` once and gives at most one
     firing finding per episode, and its closing (`state="resolved"`) with the
-    episode's total when the episode has ended.
+    episode's total when the episode has ended. Nearly every call means nothing to
+    nearly every detector: `observe` looks at what concerns it and returns `()` for the rest.
     """
 
     name: str
@@ -59,6 +66,10 @@ class Detector(Generic[S]):
     settings: type[BaseModel]
     state: Callable[[], S]
     observe: Callable[[S, Observed, Any], Iterable[Finding]]
+    kinds: frozenset[Kind] = CALL_KINDS
+
+
+TOOLS: Final = frozenset({Kind.TOOL})
 
 
 DETECTORS: dict[str, Detector[Any]] = {}

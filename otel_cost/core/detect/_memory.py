@@ -18,7 +18,7 @@ from otel_cost.core.detect._verbs import delegates
 from otel_cost.core.model.vocabulary import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.detect._traits import Traits
@@ -36,7 +36,7 @@ class Past(NamedTuple):
     span_id: bytes
     tool: str
     call: bytes | None
-    outcome: bytes | None
+    outcome: bytes
     traits: Traits
     cost: int | None  # of its turn, nano-USD
     end_ns: int
@@ -47,27 +47,30 @@ class Repeats(NamedTuple):
     """A tool call and earlier ones that it repeats, newest first: same result, no newsworthy write in between."""
 
     now: Past
-    same: list[Past]  # same arguments
-    near: list[Past]  # these, and one with nearly the same arguments: one is enough to know
+    same: Sequence[Past]  # same arguments
+    near: Sequence[Past]  # these, and one with nearly the same arguments: one is enough to know
+    echo: bool  # some earlier call, whatever it asked, had this result
+    past: Sequence[Past]  # the last calls, `now` included, newest last
 
 
 @dataclass(slots=True)
 class Memory:
-    """The last calls of one agent."""
+    """The last calls of one agent. One is shared by all detectors."""
 
     turns: Turns = field(default_factory=Turns)
     past: deque[Past] = field(default_factory=lambda: deque(maxlen=WINDOW - 1))
-    outcomes: deque[bytes | None] = field(default_factory=lambda: deque(maxlen=WINDOW - 1))  # of `past`
+    outcomes: dict[bytes, int] = field(default_factory=dict)  # of `past`: how many have it
     calls: int = 0
     epoch: int = 0
     tells: bool = False  # the sender tells results: one that is missing is empty
-    unknown: list[tuple[Observed, int | None]] = field(default_factory=list)
+    unknown: list[Observed] = field(default_factory=list)
     tokens: tuple[int, int] | None = None  # input and output of the last model call
 
-    def note(self, seen: Observed) -> Iterator[Repeats]:
-        """Take a call in; yield the tool calls that are known by now, each once."""
-        cost = self.turns.add(seen)
+    def look(self, seen: Observed) -> None:
+        """Take a call in; tell in `seen` what its turn cost and which tool calls are known by now."""
         step = seen.step
+        seen.cost = self.turns.add(seen)
+        seen.repeats, seen.echo = (), False
         if step.kind is Kind.TOOL:
             traits = traits_of(seen)
             if traits.instruction is None and delegates(step.tool or ""):
@@ -79,46 +82,65 @@ class Memory:
                 outcome = b"empty"
             if outcome is None:
                 if len(self.unknown) < WINDOW:
-                    self.unknown.append((seen, cost))
+                    self.unknown.append(seen)
                 return
             self.tells = True
-            yield self._repeats(seen, traits, traits.call, outcome, cost, step.span_id)
+            seen.repeats = (self._repeats(seen, traits, traits.call, outcome, step.span_id),)
+            seen.echo = seen.repeats[0].echo
         elif step.usage is not None:
             if self.unknown:
-                yield from self._guess(step.usage.input, step.span_id)
+                seen.repeats = self._guess(step.usage.input, step.span_id)
+                seen.echo = any(repeats.echo for repeats in seen.repeats)
             self.tokens = (step.usage.input, step.usage.output)
 
-    def _guess(self, tokens_now: int, known_by: bytes) -> Iterator[Repeats]:
+    def _guess(self, tokens_now: int, known_by: bytes) -> Sequence[Repeats]:
         unknown, self.unknown = self.unknown, []
         if self.tokens is None:
-            return
+            return ()
         before, said = self.tokens
         grown = tokens_now - before - said
-        for seen, cost in unknown:
+        known = []
+        for seen in unknown:
             traits = traits_of(seen)
             around = b"%d %d %d %d" % (len(unknown), said, grown, traits.failed)
             # Where the arguments are told, what came back may be known less well: counts are off by a token or two.
             outcome = around if traits.call is None else b"%d %d" % (len(unknown), grown // _ROUGH)
-            yield self._repeats(seen, traits, traits.call or around, outcome, cost, known_by)
+            repeats = self._repeats(seen, traits, traits.call or around, outcome, known_by)
+            known.append(repeats if len(unknown) == 1 else repeats._replace(past=tuple(self.past)))
+        return known
 
-    def _repeats(
-        self,
-        seen: Observed,
-        traits: Traits,
-        call: bytes | None,
-        outcome: bytes | None,
-        cost: int | None,
-        known_by: bytes,
-    ) -> Repeats:
+    def _repeats(self, seen: Observed, traits: Traits, call: bytes | None, outcome: bytes, known_by: bytes) -> Repeats:
         self.calls += 1
-        tool = seen.step.tool or seen.step.name
+        step, past = seen.step, self.past
+        tool = step.tool or step.name
+        same: Sequence[Past] = ()
+        near: Sequence[Past] = ()
+        echo = outcome in self.outcomes
+        new = True
+        if echo:
+            same, near, new = self._earlier(traits, call, outcome, tool, step.start_ns)
+        if new and traits.verb == "write" and not traits.failed:
+            self.epoch += 1
+        now = Past(self.calls, self.epoch, step.span_id, tool, call, outcome, traits, seen.cost, step.end_ns, known_by)
+        if len(past) == past.maxlen:
+            gone = past[0].outcome
+            left = self.outcomes.pop(gone) - 1
+            if left:
+                self.outcomes[gone] = left
+        past.append(now)
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        return Repeats(now, same, near, echo, past)
+
+    def _earlier(
+        self, traits: Traits, call: bytes | None, outcome: bytes, tool: str, start_ns: int
+    ) -> tuple[list[Past], list[Past], bool]:
         same: list[Past] = []
         near: list[Past] = []
         new = True
-        for one in reversed(self.past) if outcome in self.outcomes else ():
+        for one in reversed(self.past):
             if one.outcome != outcome or one.tool != tool:
                 continue
-            if seen.step.start_ns < one.end_ns:
+            if start_ns < one.end_ns:
                 continue  # side by side: its result was not known yet
             equal = call is not None and one.call == call
             if not equal and (near or not near_calls(traits, one.traits)):
@@ -128,14 +150,7 @@ class Memory:
                 if equal:
                     same.append(one)
                 near.append(one)
-        if new and traits.verb == "write" and not traits.failed:
-            self.epoch += 1
-        now = Past(
-            self.calls, self.epoch, seen.step.span_id, tool, call, outcome, traits, cost, seen.step.end_ns, known_by
-        )
-        self.past.append(now)
-        self.outcomes.append(outcome)
-        return Repeats(now, same, near)
+        return same, near, new
 
 
 def near_calls(one: Traits, two: Traits) -> bool:

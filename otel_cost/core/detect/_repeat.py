@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_cost.core.detect._episode import CALM, WINDOW, Episode
-from otel_cost.core.detect._memory import Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.detect._memory import Past, Repeats
@@ -29,17 +28,24 @@ class Group:
 
 @dataclass(slots=True)
 class RepeatState:
-    """One agent's memory and the groups of repeats in it, oldest first."""
+    """One agent's groups of repeats, oldest first."""
 
-    memory: Memory = field(default_factory=Memory)
     groups: list[Group] = field(default_factory=list)
 
 
 def observe_repeats(
     state: RepeatState, seen: Observed, name: str, count: int, poll_factor: int, *, exact: bool
+) -> Iterable[Finding]:
+    """Feed one call; keep its group; fire at `count` members; close after three calls with news."""
+    if not seen.echo and not state.groups:
+        return ()
+    return _grouped(state, seen, name, count, poll_factor, exact=exact)
+
+
+def _grouped(
+    state: RepeatState, seen: Observed, name: str, count: int, poll_factor: int, *, exact: bool
 ) -> Iterator[Finding]:
-    """Feed one call to the memory; keep its group; fire at `count` members; close after three calls with news."""
-    for repeats in state.memory.note(seen):
+    for repeats in seen.repeats:
         earlier = repeats.same if exact else repeats.near
         group = _join(state, repeats, earlier) if earlier else None
         if group is not None:
@@ -50,12 +56,12 @@ def observe_repeats(
             yield from _calm(state, name, repeats.now)
 
 
-def _join(state: RepeatState, repeats: Repeats, earlier: list[Past]) -> Group:
+def _join(state: RepeatState, repeats: Repeats, earlier: Sequence[Past]) -> Group:
     now = repeats.now
     known = {one.at for one in earlier}
     group = next((group for group in state.groups if group.members & known), None)
     if group is None:
-        group = Group(set(), now.tool, now.outcome or b"", False, Episode())
+        group = Group(set(), now.tool, now.outcome, False, Episode())
         state.groups.append(group)
         for one in reversed(earlier):
             _add(group, one)

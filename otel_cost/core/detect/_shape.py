@@ -128,6 +128,9 @@ _FOLD_TIME: Final = re.compile(
     r"|(?:\.\d+)?\s?(?:[mµun]?s\b|secs?\b|seconds?\b|minutes?\b))"
 )
 _FOLD_HEX: Final = re.compile(r"[0-9a-fA-F-]{12,}")
+# A scan for long runs is dear and they are rare: they are looked for in a text of only two characters first.
+_HEX_RUNS: Final = bytes(ord("a") if chr(byte) in "0123456789abcdefABCDEF-" else ord(" ") for byte in range(256))
+_HEX_RUN: Final = b"a" * 12
 _FOLD_SHORT_HEX: Final = re.compile(r"0x[0-9a-fA-F]+|\bpid[ =:]+\d+")
 
 
@@ -144,13 +147,19 @@ def result_shape(text: str) -> str:
 
 
 def _fold_result(text: str) -> str:
-    text = _FOLD_HEX.sub(_hex, _FOLD_TIME.sub("~", text))
+    text = _FOLD_TIME.sub("~", text)
+    if _HEX_RUN in text.encode("utf-8", "replace").translate(_HEX_RUNS):
+        text = _FOLD_HEX.sub(_hex, text)
     return _FOLD_SHORT_HEX.sub("~", text) if "0x" in text or "pid" in text else text
 
 
 def _hex(found: re.Match[str]) -> str:
     run = found[0]
     return run if run.isalpha() or not any(map(str.isdigit, run)) else "~"
+
+
+# What `json.loads` does, without its look for white space around the value.
+_SCAN: Final = json.JSONDecoder().raw_decode
 
 
 def canonical(arguments: str) -> tuple[str, object]:
@@ -160,8 +169,10 @@ def canonical(arguments: str) -> tuple[str, object]:
     """
     if arguments[:1] in "{[" and len(arguments) <= _CANONICAL_CHARS:
         try:
-            value = json.loads(arguments)
+            value, end = _SCAN(arguments)
         except (ValueError, RecursionError):
+            return arguments, arguments
+        if end < len(arguments) and not arguments[end:].isspace():
             return arguments, arguments
         if isinstance(value, dict) and not any(isinstance(one, (dict, list)) for one in value.values()):
             return repr(sorted(value.items())), value

@@ -33,38 +33,53 @@ def sample(text: str) -> frozenset[int]:
 class Sketch:
     """What arguments name exactly (ids, numbers, paths) and, of their free text, words and pairs of words."""
 
-    __slots__ = ("exact", "shingles")
+    __slots__ = ("_shingles", "exact", "hashes")
 
     def __init__(self, arguments: object) -> None:
         exact: list[str] = []
         free: list[str] = []
         if isinstance(arguments, dict):
-            for key in sorted(arguments):
+            for key in sorted(arguments) if len(arguments) > 1 else arguments:
                 value = arguments[key]
-                if isinstance(value, (dict, list)):
+                if isinstance(value, str):
+                    if len(value) > _NAME_CHARS or " " in value or "\n" in value:
+                        free.append(value)
+                    else:
+                        exact.append(f"{key}\0{value}")
+                elif isinstance(value, (dict, list)):
                     free.append(json.dumps(value))
-                elif isinstance(value, str) and (len(value) > _NAME_CHARS or " " in value or "\n" in value):
-                    free.append(value)
                 else:
                     exact.append(f"{key}\0{value}")
         else:
             free.append(arguments if isinstance(arguments, str) else json.dumps(arguments))
+        self._shingles: frozenset[int] | None = None
+        self.exact = crc32("\0".join(exact).encode("utf-8", "replace"))
+        self.hashes = b""
+        if not free:
+            return
         text = " ".join(free)
         if len(text) > 2 * _ENDS:
             text = text[:_ENDS] + text[-_ENDS:]
         words = text.encode("utf-8", "replace").translate(_WORDS).split()
         names = sorted({word for word in words if b"/" in word or b"." in word[1:-1] or word.isdigit()})
-        self.exact = crc32(b"\0".join(names), crc32("\0".join(exact).encode("utf-8", "replace")))
-        hashes = list(map(crc32, words))
-        shingles = set(hashes)
-        shingles.update([(one * 31 + two) & 0xFFFFFFFF for one, two in pairwise(hashes)])
-        self.shingles = array("I", sorted(shingles)[:_SIZE]).tobytes()
+        self.exact = crc32(b"\0".join(names), self.exact)
+        self.hashes = array("I", map(crc32, words)).tobytes()
+
+    @property
+    def shingles(self) -> frozenset[int]:
+        """A fair sample of the words and pairs of words; made when two sketches are first compared."""
+        if self._shingles is None:
+            hashes = array("I", self.hashes)
+            shingles = set(hashes)
+            shingles.update([(one * 31 + two) & 0xFFFFFFFF for one, two in pairwise(hashes)])
+            self._shingles = frozenset(sorted(shingles)[:_SIZE])
+        return self._shingles
 
     def near(self, other: Sketch, least: float) -> bool:
         """Do both name the same things and share at least `least` of their words (Jaccard)?"""
         if self.exact != other.exact:
             return False
-        if self.shingles == other.shingles:
+        if self.hashes == other.hashes:
             return True
-        mine, theirs = frozenset(array("I", self.shingles)), frozenset(array("I", other.shingles))
+        mine, theirs = self.shingles, other.shingles
         return len(mine & theirs) >= least * len(mine | theirs)

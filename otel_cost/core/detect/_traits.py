@@ -127,12 +127,12 @@ class Traits:
             self.error = keyed(f"{step.tool or step.model}\0{told}")
 
     def _read_arguments(self, arguments: dict[str, object]) -> None:
-        for key in _TARGETS:
+        for key in () if _TARGETS.keys().isdisjoint(arguments) else _TARGETS:
             target = arguments.get(key)
             if isinstance(target, str):
                 self.target = keyed(target)
                 break
-        for key in _INSTRUCTIONS:
+        for key in () if _INSTRUCTIONS.keys().isdisjoint(arguments) else _INSTRUCTIONS:
             order = arguments.get(key)
             if isinstance(order, str) and order.count(" ") >= 2:
                 self.instruction = Sketch(order)
@@ -146,18 +146,20 @@ class Traits:
 
 
 _INFRASTRUCTURE_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)})
-_INSTRUCTIONS: Final = ("instruction", "instructions", "prompt", "task", "message")
-_TARGETS: Final = (
-    "path",
-    "file_path",
-    "filepath",
-    "file",
-    "filename",
-    "file_name",
-    "target_file",
-    "absolute_path",
-    "notebook_path",
-    "uri",
+_INSTRUCTIONS: Final = dict.fromkeys(("instruction", "instructions", "prompt", "task", "message"))
+_TARGETS: Final = dict.fromkeys(
+    (
+        "path",
+        "file_path",
+        "filepath",
+        "file",
+        "filename",
+        "file_name",
+        "target_file",
+        "absolute_path",
+        "notebook_path",
+        "uri",
+    )
 )
 
 

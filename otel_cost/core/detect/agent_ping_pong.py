@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
 
-from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import WINDOW, Episode, Settings, Turns
+from otel_cost.core.detect import TOOLS, Detector, register
+from otel_cost.core.detect._episode import WINDOW, Episode, Settings
 from otel_cost.core.detect._memory import NEAR
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.detect._verbs import delegates
-from otel_cost.core.model.vocabulary import Category, Kind
+from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.detect._sketch import Sketch
@@ -42,7 +42,6 @@ class Target:
 class State:
     """One agent's hand-offs, by tool."""
 
-    turns: Turns = field(default_factory=Turns)
     calls: int = 0
     targets: dict[str, Target] = field(default_factory=dict)
 
@@ -50,19 +49,18 @@ class State:
 _TARGETS: Final = 8
 
 
-def observe(state: State, seen: Observed, settings: AgentPingPong) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: AgentPingPong) -> Iterable[Finding]:
     """Feed one call; yield when the same work was handed over too often, and when other work is.
 
     Hand-offs side by side are a fan-out; rounds of a review differ in what they ask for.
     """
-    cost = state.turns.add(seen)
-    step = seen.step
-    if step.kind is not Kind.TOOL:
-        return
     state.calls += 1
-    tool = step.tool or ""
-    if not delegates(tool):
-        return
+    tool = seen.step.tool or ""
+    return _handed(state, seen, tool, settings) if delegates(tool) else ()
+
+
+def _handed(state: State, seen: Observed, tool: str, settings: AgentPingPong) -> Iterator[Finding]:
+    step = seen.step
     sketch = traits_of(seen).instruction or traits_of(seen).sketch
     target = state.targets.get(tool)
     if target is not None:
@@ -79,7 +77,7 @@ def observe(state: State, seen: Observed, settings: AgentPingPong) -> Iterator[F
             del state.targets[next(iter(state.targets))]
         target = state.targets[tool] = Target(sketch)
     target.end_ns = step.end_ns
-    target.episode.add(step.span_id, cost, state.calls)
+    target.episode.add(step.span_id, seen.cost, state.calls)
     if target.episode.repeats >= settings.pairs and not target.episode.firing:
         yield _finding(target, step.span_id, tool)
 
@@ -95,6 +93,6 @@ def _finding(target: Target, at_span_id: bytes, tool: str) -> Finding:
 
 
 DETECTOR = Detector(
-    name="agent_ping_pong", category=Category.LOOP, settings=AgentPingPong, state=State, observe=observe
+    name="agent_ping_pong", category=Category.LOOP, settings=AgentPingPong, state=State, observe=observe, kinds=TOOLS
 )
 register(DETECTOR)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
+from otel_cost.core.detect._carried import paid_for
 from otel_cost.core.detect._episode import COMPACTED, Episode, Settings
 from otel_cost.core.model.vocabulary import Category, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from otel_cost.core.detect import Observed
+    from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.finding import Finding
 
 
@@ -36,7 +38,7 @@ class Prompt:
 
     tokens: int = 0
     cached: bool = False  # this model's cache was written or read at least once
-    price: Fraction | None = None  # nano-USD per token read from the cache
+    read: Charge | None = None  # the last one with tokens from the cache: it knows their price
     calls: int = 0
     episode: Episode = field(default_factory=lambda: Episode(honest=0))
 
@@ -51,15 +53,15 @@ class State:
 _MODELS: Final = 4
 
 
-def observe(state: State, seen: Observed, settings: CacheThrash) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: CacheThrash) -> Iterable[Finding]:
     """Feed one call; yield when the cache was missed too often running, and when it is read again.
 
     Waste is the missed part at full price less its price from the cache; None until that is known.
     """
     step = seen.step
     usage = step.usage
-    if step.kind is not Kind.INFERENCE or usage is None or usage.cache_read is None or seen.failed:
-        return
+    if usage is None or usage.cache_read is None or seen.failed:
+        return ()
     model = step.model or ""
     prompt = state.prompts.get(model)
     if prompt is None:
@@ -69,29 +71,27 @@ def observe(state: State, seen: Observed, settings: CacheThrash) -> Iterator[Fin
     last, prompt.tokens = prompt.tokens, usage.input
     cached, prompt.cached = prompt.cached, prompt.cached or bool(usage.cache_read or usage.cache_write)
     prompt.calls += 1
-    full = _learn(prompt, seen)
+    if usage.cache_read:
+        prompt.read = seen.charge
     grown_from_last = last >= settings.min_tokens and usage.input >= COMPACTED * last
     if not cached or not grown_from_last or usage.cache_read >= settings.read * last:
-        if prompt.episode.firing:
-            yield _finding(prompt.episode, step.span_id, model)
-        prompt.episode = Episode(honest=0)
-        return
-    missed = min(last, usage.input) - usage.cache_read
-    wasted = None if full is None or prompt.price is None else max(0, int(missed * (full - prompt.price)))
+        if not prompt.episode.repeats:
+            return ()
+        over, prompt.episode = prompt.episode, Episode(honest=0)
+        return (_finding(over, step.span_id, model),) if over.firing else ()
+    wasted = _overpaid(prompt, seen, min(last, usage.input) - usage.cache_read)
     prompt.episode.add(step.span_id, wasted, prompt.calls)
     if prompt.episode.repeats >= settings.count and not prompt.episode.firing:
-        yield _finding(prompt.episode, step.span_id, model)
+        return (_finding(prompt.episode, step.span_id, model),)
+    return ()
 
 
-def _learn(prompt: Prompt, seen: Observed) -> Fraction | None:
-    """Note the price of a token read from the cache; return that of one that was not [nano-USD]."""
-    quantity = nano = 0
-    for item in seen.charge.items if seen.charge is not None else ():
-        if item.part == "cache_read" and item.quantity:
-            prompt.price = Fraction(item.nano, item.quantity)
-        elif item.part in {"input", "cache_write"}:
-            quantity, nano = quantity + item.quantity, nano + item.nano
-    return Fraction(nano, quantity) if quantity else None
+def _overpaid(prompt: Prompt, seen: Observed, missed: int) -> int | None:
+    """What `missed` tokens cost beyond their price from the cache [nano-USD]; None while that is not known."""
+    paid, read = paid_for(seen.charge), paid_for(prompt.read)
+    if paid is None or read is None or not paid.rest or not read.cached:
+        return None
+    return max(0, int(missed * (Fraction(paid.rest_nano, paid.rest) - Fraction(read.cached_nano, read.cached))))
 
 
 def _finding(episode: Episode, at_span_id: bytes, model: str) -> Finding:
@@ -104,5 +104,12 @@ def _finding(episode: Episode, at_span_id: bytes, model: str) -> Finding:
     )
 
 
-DETECTOR = Detector(name="cache_thrash", category=Category.WASTE, settings=CacheThrash, state=State, observe=observe)
+DETECTOR = Detector(
+    name="cache_thrash",
+    category=Category.WASTE,
+    settings=CacheThrash,
+    state=State,
+    observe=observe,
+    kinds=frozenset({Kind.INFERENCE}),
+)
 register(DETECTOR)

@@ -14,7 +14,7 @@ from otel_cost.core.model.finding import Finding
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
 
@@ -31,14 +31,14 @@ class State:
     """An episode is one answer; nothing is kept."""
 
 
-def observe(state: State, seen: Observed, settings: Chanting) -> Iterator[Finding]:  # noqa: ARG001  the contract's shape
+def observe(state: State, seen: Observed, settings: Chanting) -> Iterable[Finding]:  # noqa: ARG001  the contract's shape
     """Feed one call; yield for each answer that chants. Needs the answer's text."""
-    step = seen.step
-    if step.kind not in MODEL_KINDS:
-        return
     times = traits_of(seen).chant
-    if times < settings.count:
-        return
+    return _chanted(seen, times) if times >= settings.count else ()
+
+
+def _chanted(seen: Observed, times: int) -> Iterator[Finding]:
+    step = seen.step
     model = step.model or "the model"
     yield Finding(
         detector=DETECTOR.name,
@@ -57,5 +57,7 @@ def observe(state: State, seen: Observed, settings: Chanting) -> Iterator[Findin
     )
 
 
-DETECTOR = Detector(name="chanting", category=Category.LOOP, settings=Chanting, state=State, observe=observe)
+DETECTOR = Detector(
+    name="chanting", category=Category.LOOP, settings=Chanting, state=State, observe=observe, kinds=MODEL_KINDS
+)
 register(DETECTOR)

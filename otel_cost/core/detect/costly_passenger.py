@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._carried import carried_nano
+from otel_cost.core.detect._carried import Paid, paid_for
 from otel_cost.core.detect._episode import COMPACTED, Settings
 from otel_cost.core.model.finding import Finding
 from otel_cost.core.model.money import NANO_PER_USD
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
 
@@ -46,6 +46,13 @@ class Passenger:
     nano: int | None = 0
     told: bool = False
 
+    def carry(self, paid: Paid | None) -> None:
+        self.calls += 1
+        if paid is None or self.nano is None:
+            self.nano = None
+        else:
+            self.nano += paid.carried(self.start + self.tokens) - paid.carried(self.start)
+
 
 @dataclass(slots=True)
 class State:
@@ -60,7 +67,7 @@ class State:
 _PASSENGERS: Final = 8
 
 
-def observe(state: State, seen: Observed, settings: CostlyPassenger) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: CostlyPassenger) -> Iterable[Finding]:
     """Feed one call; yield a notice, once, for each result whose carrying has become too dear.
 
     By how much the prompt grew tells a result's size; where several came in one
@@ -70,34 +77,33 @@ def observe(state: State, seen: Observed, settings: CostlyPassenger) -> Iterator
     if step.kind is Kind.TOOL:
         if len(state.brought) < _PASSENGERS:
             state.brought.append((step.span_id, step.tool or step.name))
-        return
-    if step.kind is not Kind.INFERENCE or step.usage is None or seen.failed:
-        return
+        return ()
+    if step.usage is None or seen.failed:
+        return ()
     state.nano = None if seen.nano is None or state.nano is None else state.nano + seen.nano
     before, now = state.tokens, step.usage.input
     state.tokens = (now, step.usage.output)
     brought, state.brought = state.brought, []
+    known = state.passengers
     if before is not None and now < COMPACTED * before[0]:
-        for passenger in state.passengers:
-            if passenger.told:
-                yield _finding(passenger, step.span_id, "resolved")
         state.passengers = []
-        return
-    for passenger in state.passengers:
-        end = carried_nano(seen, passenger.start + passenger.tokens)
-        start = carried_nano(seen, passenger.start)
-        passenger.calls += 1
-        known = None if end is None or start is None or passenger.nano is None else end - start
-        passenger.nano = None if known is None or passenger.nano is None else passenger.nano + known
-        if not passenger.told and passenger.calls >= settings.min_calls and _dear(state, passenger, settings):
-            passenger.told = True
-            yield _finding(passenger, step.span_id, "firing")
+        return [_finding(passenger, step.span_id, "resolved") for passenger in known if passenger.told]
     if before is not None and len(brought) == 1:
         start = before[0] + before[1]
         if now - start >= settings.min_tokens:
-            state.passengers.append(Passenger(*brought[0], start, now - start))
+            state.passengers = [*known, Passenger(*brought[0], start, now - start)]
             if len(state.passengers) > _PASSENGERS:
                 state.passengers.remove(min(state.passengers, key=lambda one: (one.told, one.tokens)))
+    return _carried(state, known, seen, settings) if known else ()
+
+
+def _carried(state: State, passengers: list[Passenger], seen: Observed, settings: CostlyPassenger) -> Iterator[Finding]:
+    paid = paid_for(seen.charge)
+    for passenger in passengers:
+        passenger.carry(paid)
+        if not passenger.told and passenger.calls >= settings.min_calls and _dear(state, passenger, settings):
+            passenger.told = True
+            yield _finding(passenger, seen.step.span_id, "firing")
 
 
 def _dear(state: State, passenger: Passenger, settings: CostlyPassenger) -> bool:
@@ -123,6 +129,11 @@ def _finding(passenger: Passenger, at_span_id: bytes, state: str) -> Finding:
 
 
 DETECTOR = Detector(
-    name="costly_passenger", category=Category.WASTE, settings=CostlyPassenger, state=State, observe=observe
+    name="costly_passenger",
+    category=Category.WASTE,
+    settings=CostlyPassenger,
+    state=State,
+    observe=observe,
+    kinds=frozenset({Kind.INFERENCE, Kind.TOOL}),
 )
 register(DETECTOR)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import Episode, Settings, Turns
+from otel_cost.core.detect import TOOLS, Detector, register
+from otel_cost.core.detect._episode import Episode, Settings
 from otel_cost.core.detect._traits import traits_of
-from otel_cost.core.model.vocabulary import Category, Kind
+from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -30,7 +30,6 @@ class EditTestChurn(Settings):
 class State:
     """One agent's rounds since a check last passed or failed less."""
 
-    turns: Turns = field(default_factory=Turns)
     calls: int = 0
     target: bytes | None = None  # the file that is edited round after round
     edited: bool = False  # since the last check
@@ -40,16 +39,12 @@ class State:
     episode: Episode = field(default_factory=Episode)
 
 
-def observe(state: State, seen: Observed, settings: EditTestChurn) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: EditTestChurn) -> Iterable[Finding]:
     """Feed one call; yield when a file was edited in vain for so many rounds, and when a check passes.
 
     The errors may differ from round to round. A check that fails less than the one before is progress.
     """
-    cost = state.turns.add(seen)
-    step = seen.step
-    if step.kind is not Kind.TOOL:
-        return
-    traits = traits_of(seen)
+    traits, cost = traits_of(seen), seen.cost
     state.calls += 1
     state.cost = None if cost is None or state.cost is None else state.cost + cost
     if traits.verb == "write" and not traits.failed:
@@ -57,9 +52,12 @@ def observe(state: State, seen: Observed, settings: EditTestChurn) -> Iterator[F
             state.target, state.edited = traits.target or state.target, True
         elif not state.episode.repeats:
             state.target, state.edited = traits.target, True
-        return
-    if traits.verb != "check":
-        return
+        return ()
+    return _checked(state, seen, settings) if traits.verb == "check" else ()
+
+
+def _checked(state: State, seen: Observed, settings: EditTestChurn) -> Iterator[Finding]:
+    step, traits = seen.step, traits_of(seen)
     failed = traits.failed or bool(traits.failures)
     better = state.failures is not None and traits.failures is not None and traits.failures < state.failures
     state.failures = traits.failures
@@ -89,6 +87,6 @@ def _finding(state: State, at_span_id: bytes) -> Finding:
 
 
 DETECTOR = Detector(
-    name="edit_test_churn", category=Category.LOOP, settings=EditTestChurn, state=State, observe=observe
+    name="edit_test_churn", category=Category.LOOP, settings=EditTestChurn, state=State, observe=observe, kinds=TOOLS
 )
 register(DETECTOR)

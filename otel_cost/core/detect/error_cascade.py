@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import Episode, Settings, Turns
+from otel_cost.core.detect import TOOLS, Detector, register
+from otel_cost.core.detect._episode import Episode, Settings
 from otel_cost.core.detect._traits import traits_of
-from otel_cost.core.model.vocabulary import Category, Kind
+from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -30,20 +30,19 @@ class ErrorCascade(Settings):
 class State:
     """One agent's errors since a tool call last went well."""
 
-    turns: Turns = field(default_factory=Turns)
     calls: int = 0
     shapes: list[bytes] = field(default_factory=list)
     episode: Episode = field(default_factory=Episode)
 
 
-def observe(state: State, seen: Observed, settings: ErrorCascade) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: ErrorCascade) -> Iterable[Finding]:
     """Feed one call; yield when so many errors have come in a row, and when a call goes well again."""
-    cost = state.turns.add(seen)
-    step = seen.step
-    if step.kind is not Kind.TOOL:
-        return
-    traits = traits_of(seen)
     state.calls += 1
+    return _failing(state, seen, settings) if state.shapes or traits_of(seen).failed else ()
+
+
+def _failing(state: State, seen: Observed, settings: ErrorCascade) -> Iterator[Finding]:
+    step, traits = seen.step, traits_of(seen)
     if not traits.failed:
         if state.episode.firing:
             yield _finding(state, step.span_id)
@@ -54,7 +53,7 @@ def observe(state: State, seen: Observed, settings: ErrorCascade) -> Iterator[Fi
         return
     if len(state.shapes) < 4 * settings.count:
         state.shapes.append(traits.error)
-    state.episode.add(step.span_id, cost, state.calls)
+    state.episode.add(step.span_id, seen.cost, state.calls)
     if state.episode.repeats >= settings.count and not state.episode.firing:
         yield _finding(state, step.span_id)
 
@@ -66,5 +65,7 @@ def _finding(state: State, at_span_id: bytes) -> Finding:
     )
 
 
-DETECTOR = Detector(name="error_cascade", category=Category.LOOP, settings=ErrorCascade, state=State, observe=observe)
+DETECTOR = Detector(
+    name="error_cascade", category=Category.LOOP, settings=ErrorCascade, state=State, observe=observe, kinds=TOOLS
+)
 register(DETECTOR)

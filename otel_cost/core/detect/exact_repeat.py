@@ -12,7 +12,7 @@ from otel_cost.core.detect._repeat import RepeatState, observe_repeats
 from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -27,7 +27,7 @@ class ExactRepeat(Settings):
     """How many times `count` a tool may be called whose name says that it waits or polls."""
 
 
-def observe(state: RepeatState, seen: Observed, settings: ExactRepeat) -> Iterator[Finding]:
+def observe(state: RepeatState, seen: Observed, settings: ExactRepeat) -> Iterable[Finding]:
     """Feed one call; yield when a call was repeated often enough, and when the repeating has ended.
 
     A result that changed is no repeat (polling), nor is a call after a successful write (tests run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from otel_cost.core.model.finding import Finding
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from otel_cost.core.detect import Observed
 
@@ -42,38 +43,40 @@ _MODELS: Final = 16
 _ROUTER_CALLS: Final = 4
 
 
-def observe(state: State, seen: Observed, settings: FallbackEscalation) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: FallbackEscalation) -> Iterable[Finding]:
     """Feed one call; yield once per pair of models. `wasted` is the difference to the meant model's price per token.
 
     It is None while that price is not known from an earlier call of the agent.
     """
     step = seen.step
-    if step.kind is not Kind.INFERENCE:
-        if step.kind is Kind.TOOL:
-            state.failed = None  # the turn is over
-        return
+    if step.kind is Kind.TOOL:
+        state.failed = None  # the turn is over
+        return ()
     if seen.failed:
         if step.requested_model and state.failed is None:
             state.failed = (step.requested_model, step.span_id)
-        return
+        return ()
     state.calls += 1
     meant, first = state.failed or (step.requested_model or "", step.span_id)
     state.failed = None
     model = step.response_model or step.requested_model or ""
     tokens = 0 if step.usage is None else step.usage.input + step.usage.output
-    change = (meant, model)
-    if meant and model and not _same(meant, model):
+    told: tuple[Finding, ...] = ()
+    if meant and model and meant != model and not _same(meant, model):
+        change = (meant, model)
         seen_before = state.changes.get(change, 0)
         if seen_before or len(state.changes) < _MODELS:
             state.changes[change] = seen_before + 1
         routed = state.calls >= _ROUTER_CALLS and seen_before >= settings.planned * state.calls
         if not seen_before and not routed:
-            yield _finding(state, seen, change, first, tokens, settings)
+            told = (_finding(state, seen, change, first, tokens, settings),)
     if seen.nano is not None and tokens and (model in state.prices or len(state.prices) < _MODELS):
         nano, before = state.prices.get(model, (0, 0))
         state.prices[model] = (nano + seen.nano, before + tokens)
+    return told
 
 
+@lru_cache(maxsize=1024)
 def _same(meant: str, model: str) -> bool:
     """`gpt-5-mini` and `gpt-5-mini-2025-08-07` are one model, as are `openai/gpt-5` and `gpt-5`."""
     one, two = sorted((meant.rsplit("/", 1)[-1].lower(), model.rsplit("/", 1)[-1].lower()), key=len)
@@ -117,5 +120,6 @@ DETECTOR = Detector(
     settings=FallbackEscalation,
     state=State,
     observe=observe,
+    kinds=frozenset({Kind.INFERENCE, Kind.TOOL}),
 )
 register(DETECTOR)

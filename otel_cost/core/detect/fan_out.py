@@ -13,7 +13,7 @@ from otel_cost.core.detect._verbs import delegates
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -34,16 +34,16 @@ class State:
     calls: int = 0
 
 
-def observe(state: State, seen: Observed, settings: FanOut) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: FanOut) -> Iterable[Finding]:
     """Feed one call; yield when one turn has started so many sub-agents, and when the next turn begins."""
+    if seen.step.kind is Kind.TOOL:
+        return _started(state, seen, settings) if delegates(seen.step.tool or "") else ()
+    episode, state.episode = state.episode, None
+    return () if episode is None or not episode.firing else (_finding(episode, seen.step.span_id),)
+
+
+def _started(state: State, seen: Observed, settings: FanOut) -> Iterator[Finding]:
     step = seen.step
-    if step.kind is not Kind.TOOL:
-        if state.episode is not None and state.episode.firing:
-            yield _finding(state.episode, step.span_id)
-        state.episode = None
-        return
-    if not delegates(step.tool or ""):
-        return
     state.calls += 1
     if state.episode is None:
         state.episode = Episode(wasted=None)

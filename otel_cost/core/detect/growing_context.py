@@ -14,9 +14,10 @@ from otel_cost.core.model.finding import Finding
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from otel_cost.core.detect import Observed
+    from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.usage import Usage
 
 
@@ -42,8 +43,17 @@ class Growth:
     span_ids: list[bytes]
     rises: int = 0
     carried: int = 0  # tokens beyond the first call's input that were sent again, summed over the calls
-    wasted: int | None = 0  # nano-USD for those
+    wasted: int | None = 0  # nano-USD for those, as far as it was added up
+    unpaid: list[tuple[Charge | None, int]] = field(default_factory=list)  # what was not, and the tokens sent again
     firing: bool = False
+
+    def spent(self) -> int | None:
+        """What the tokens sent again have cost [nano-USD]."""
+        for charge, again in self.unpaid:
+            nano = carried_nano(charge, again)
+            self.wasted = None if nano is None or self.wasted is None else self.wasted + nano
+        self.unpaid.clear()
+        return self.wasted
 
 
 @dataclass(slots=True)
@@ -57,7 +67,7 @@ _MODELS: Final = 4
 _SPANS: Final = 64
 
 
-def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterable[Finding]:
     """Feed one call; yield when the context has grown for long enough, and when it has shrunk again.
 
     Waste is what the tokens beyond the first call's input cost each time they were sent again,
@@ -65,23 +75,22 @@ def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterator[
     """
     step = seen.step
     usage = step.usage
-    if step.kind is not Kind.INFERENCE or usage is None or seen.failed:
-        return
+    if usage is None or seen.failed:
+        return ()
     model = step.model or ""
     growth = state.growths.get(model)
     if growth is None or usage.input <= growth.last.input:
         if growth is not None and usage.input > COMPACTED * growth.last.input:
-            return  # a thought dropped or a call on the side; the context is still there
-        if growth is not None and growth.firing:
-            yield _finding(growth, step.span_id, model, settings)
+            return ()  # a thought dropped or a call on the side; the context is still there
         if growth is None and len(state.growths) == _MODELS:
             del state.growths[next(iter(state.growths))]
         state.growths[model] = Growth(usage, usage, [step.span_id])
-        return
+        return () if growth is None or not growth.firing else (_finding(growth, step.span_id, model, settings),)
     again = growth.last.input - growth.first.input
-    nano = carried_nano(seen, again)
     growth.carried += again
-    growth.wasted = None if nano is None or growth.wasted is None else growth.wasted + nano
+    growth.unpaid.append((seen.charge, again))
+    if len(growth.unpaid) == _SPANS:
+        growth.spent()
     growth.rises += 1
     growth.last = usage
     if len(growth.span_ids) < _SPANS:
@@ -92,7 +101,8 @@ def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterator[
         and usage.input >= settings.min_tokens
         and usage.input >= settings.factor * growth.first.input
     ):
-        yield _finding(growth, step.span_id, model, settings)
+        return (_finding(growth, step.span_id, model, settings),)
+    return ()
 
 
 def _finding(growth: Growth, at_span_id: bytes, model: str, settings: GrowingContext) -> Finding:
@@ -104,7 +114,7 @@ def _finding(growth: Growth, at_span_id: bytes, model: str, settings: GrowingCon
         span_ids=tuple(growth.span_ids),
         onset_span_id=growth.span_ids[1],
         at_span_id=at_span_id,
-        wasted_nano=growth.wasted,
+        wasted_nano=growth.spent(),
         shape=f"context:{model}",
         summary=f"input grew from {first.input} to {last.input} tokens over {growth.rises + 1} calls",
         severity=Severity.WARNING if 2 * last.input >= settings.window_tokens else Severity.NOTICE,
@@ -126,6 +136,11 @@ def _cached_percent(usage: Usage) -> int | None:
 
 
 DETECTOR = Detector(
-    name="growing_context", category=Category.WASTE, settings=GrowingContext, state=State, observe=observe
+    name="growing_context",
+    category=Category.WASTE,
+    settings=GrowingContext,
+    state=State,
+    observe=observe,
+    kinds=frozenset({Kind.INFERENCE}),
 )
 register(DETECTOR)

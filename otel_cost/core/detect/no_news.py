@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import CALM, Episode, Settings
-from otel_cost.core.detect._memory import Memory
 from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -30,19 +29,25 @@ class NoNews(Settings):
 
 @dataclass(slots=True)
 class State:
-    """One agent's memory and its present stretch of calls without news."""
+    """One agent's present stretch of calls without news."""
 
-    memory: Memory = field(default_factory=Memory)
     stretch: Episode | None = None
 
 
-def observe(state: State, seen: Observed, settings: NoNews) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: NoNews) -> Iterable[Finding]:
     """Feed one call; yield when a stretch is long enough, and when it has ended.
 
     A call brings no news if an earlier one was the same or nearly the same and had the same result,
     and nothing was written in between. `wasted` counts these calls only.
     """
-    for now, _, near in state.memory.note(seen):
+    if state.stretch is None and not seen.echo:
+        return ()
+    return _stretched(state, seen, settings)
+
+
+def _stretched(state: State, seen: Observed, settings: NoNews) -> Iterator[Finding]:
+    for repeats in seen.repeats:
+        now, near = repeats.now, repeats.near
         stretch = state.stretch
         if not near or now.traits.verb == "poll":
             if stretch is not None:

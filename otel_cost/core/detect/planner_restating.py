@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
 
-from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import CALM, Episode, Settings, Turns
+from otel_cost.core.detect import TOOLS, Detector, register
+from otel_cost.core.detect._episode import CALM, Episode, Settings
 from otel_cost.core.detect._traits import traits_of
-from otel_cost.core.model.vocabulary import Category, Kind
+from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.detect._sketch import Sketch
@@ -36,7 +36,6 @@ class PlannerRestating(Settings):
 class State:
     """One agent's last orders and the words of their answers."""
 
-    turns: Turns = field(default_factory=Turns)
     calls: int = 0
     orders: deque[tuple[Sketch, int]] = field(default_factory=lambda: deque(maxlen=2))  # and when it was answered
     words: set[int] = field(default_factory=set)
@@ -46,16 +45,16 @@ class State:
 _KNOWN_WORDS: Final = 1024
 
 
-def observe(state: State, seen: Observed, settings: PlannerRestating) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: PlannerRestating) -> Iterable[Finding]:
     """Feed one call; yield when an order was restated too often, and when other orders have followed."""
-    cost = state.turns.add(seen)
-    step = seen.step
-    if step.kind is not Kind.TOOL:
-        return
-    traits = traits_of(seen)
-    order = traits.instruction
-    if order is None or any(step.start_ns < answered for _, answered in state.orders):
-        return
+    order = traits_of(seen).instruction
+    if order is None or any(seen.step.start_ns < answered for _, answered in state.orders):
+        return ()
+    return _ordered(state, seen, order, settings)
+
+
+def _ordered(state: State, seen: Observed, order: Sketch, settings: PlannerRestating) -> Iterator[Finding]:
+    step, traits = seen.step, traits_of(seen)
     state.calls += 1
     news = len(traits.words - state.words) > settings.new * len(traits.words)
     restated = not news and any(order.near(earlier, settings.near) for earlier, _ in state.orders)
@@ -70,7 +69,7 @@ def observe(state: State, seen: Observed, settings: PlannerRestating) -> Iterato
         yield _finding(state.episode, step.span_id)
     if not restated:
         state.episode = Episode()
-    state.episode.add(step.span_id, cost, state.calls)
+    state.episode.add(step.span_id, seen.cost, state.calls)
     if state.episode.repeats >= settings.count and not state.episode.firing:
         yield _finding(state.episode, step.span_id)
 
@@ -86,6 +85,11 @@ def _finding(episode: Episode, at_span_id: bytes) -> Finding:
 
 
 DETECTOR = Detector(
-    name="planner_restating", category=Category.LOOP, settings=PlannerRestating, state=State, observe=observe
+    name="planner_restating",
+    category=Category.LOOP,
+    settings=PlannerRestating,
+    state=State,
+    observe=observe,
+    kinds=TOOLS,
 )
 register(DETECTOR)

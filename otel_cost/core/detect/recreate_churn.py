@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import WINDOW, Episode, Settings, Turns
+from otel_cost.core.detect import TOOLS, Detector, register
+from otel_cost.core.detect._episode import WINDOW, Episode, Settings
 from otel_cost.core.detect._traits import traits_of
-from otel_cost.core.model.vocabulary import Category, Kind
+from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -30,19 +30,18 @@ class RecreateChurn(Settings):
 class State:
     """One agent's whole writes, by path."""
 
-    turns: Turns = field(default_factory=Turns)
     calls: int = 0
     files: dict[bytes, Episode] = field(default_factory=dict)
 
 
-def observe(state: State, seen: Observed, settings: RecreateChurn) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: RecreateChurn) -> Iterable[Finding]:
     """Feed one call; yield when a path was written whole too often, and when a check passes or it is left alone."""
-    cost = state.turns.add(seen)
-    step = seen.step
-    if step.kind is not Kind.TOOL:
-        return
-    traits = traits_of(seen)
     state.calls += 1
+    return _written(state, seen, settings) if state.files or traits_of(seen).whole else ()
+
+
+def _written(state: State, seen: Observed, settings: RecreateChurn) -> Iterator[Finding]:
+    step, traits = seen.step, traits_of(seen)
     passed = traits.verb == "check" and not traits.failed and not traits.failures
     for target, episode in list(state.files.items()):
         if passed or state.calls - episode.last >= WINDOW:
@@ -54,7 +53,7 @@ def observe(state: State, seen: Observed, settings: RecreateChurn) -> Iterator[F
     if traits.target not in state.files and len(state.files) >= WINDOW:
         return
     episode = state.files.setdefault(traits.target, Episode())
-    episode.add(step.span_id, cost, state.calls)
+    episode.add(step.span_id, seen.cost, state.calls)
     if episode.repeats >= settings.count and not episode.firing:
         yield _finding(episode, step.span_id, step.tool or step.name)
 
@@ -69,5 +68,7 @@ def _finding(episode: Episode, at_span_id: bytes, tool: str) -> Finding:
     )
 
 
-DETECTOR = Detector(name="recreate_churn", category=Category.LOOP, settings=RecreateChurn, state=State, observe=observe)
+DETECTOR = Detector(
+    name="recreate_churn", category=Category.LOOP, settings=RecreateChurn, state=State, observe=observe, kinds=TOOLS
+)
 register(DETECTOR)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import COMPACTED, Episode, Settings, Turns
+from otel_cost.core.detect._episode import COMPACTED, Episode, Settings
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -39,7 +39,6 @@ class Read:
 class State:
     """What one agent has read since its context was last compacted."""
 
-    turns: Turns = field(default_factory=Turns)
     calls: int = 0
     input_tokens: int = 0
     reads: dict[bytes, Read] = field(default_factory=dict)
@@ -48,41 +47,49 @@ class State:
 _READS: Final = 64
 
 
-def observe(state: State, seen: Observed, settings: RedundantRead) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: RedundantRead) -> Iterable[Finding]:
     """Feed one call; yield when a thing was read too often, and when its content has changed.
 
     A prompt that shrinks by more than 30 % was compacted: what it held may be read again. A write to
     the file, or one that does not say where it goes, ends the memory of it. A notice only: reading again is cheap
     next to a loop, and `exact_repeat` sees those that are close together.
     """
-    cost = state.turns.add(seen)
     step = seen.step
     if step.kind is not Kind.TOOL:
         if step.usage is not None:
             if step.usage.input < COMPACTED * state.input_tokens:
                 state.reads.clear()
             state.input_tokens = step.usage.input
-        return
+        return ()
     traits = traits_of(seen)
     state.calls += 1
     if traits.verb == "write":
-        for call, read in list(state.reads.items()):
-            if traits.target is None or read.target is None or traits.target == read.target:
-                del state.reads[call]
-                if read.episode.firing:
-                    yield _finding(read, step.span_id, step.tool or step.name)
-        return
+        return _written(state, seen) if state.reads else ()
     if traits.verb != "read" or traits.failed or traits.call is None or traits.outcome is None:
-        return
-    known = state.reads.pop(traits.call, None)
-    if known is None or known.outcome != traits.outcome:
+        return ()
+    return _read(state, seen, traits.call, traits.outcome, settings)
+
+
+def _written(state: State, seen: Observed) -> Iterator[Finding]:
+    step, traits = seen.step, traits_of(seen)
+    for call, read in list(state.reads.items()):
+        if traits.target is None or read.target is None or traits.target == read.target:
+            del state.reads[call]
+            if read.episode.firing:
+                yield _finding(read, step.span_id, step.tool or step.name)
+
+
+def _read(state: State, seen: Observed, call: bytes, outcome: bytes, settings: RedundantRead) -> Iterator[Finding]:
+    step = seen.step
+    known = state.reads.pop(call, None)
+    if known is None or known.outcome != outcome:
         if known is not None and known.episode.firing:
             yield _finding(known, step.span_id, step.tool or step.name)
-        known = Read(traits.outcome, traits.target, Episode())
+        known = Read(outcome, traits_of(seen).target, Episode())
         if len(state.reads) >= _READS:
             del state.reads[next(iter(state.reads))]
-    state.reads[traits.call] = known  # the least recently read thing goes first
-    known.episode.add(step.span_id, cost, state.calls)
+    state.reads[call] = known  # the least recently read thing goes first
+    known.episode.add(step.span_id, seen.cost, state.calls)
     if known.episode.repeats >= settings.count and not known.episode.firing:
         yield _finding(known, step.span_id, step.tool or step.name)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import CALM, WINDOW, Episode, Settings, Turns
+from otel_cost.core.detect._episode import CALM, WINDOW, Episode, Settings
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -43,12 +43,11 @@ class Streak:
 class State:
     """What one agent's recent failures have in common."""
 
-    turns: Turns = field(default_factory=Turns)
     calls: int = 0
     streaks: dict[bytes, Streak] = field(default_factory=dict)
 
 
-def observe(state: State, seen: Observed, settings: RepeatedError) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: RepeatedError) -> Iterable[Finding]:
     """Feed one call; yield when a streak is long enough, and when it has ended.
 
     Other calls may lie between the failures (`rm`, then the same `create` again).
@@ -56,16 +55,18 @@ def observe(state: State, seen: Observed, settings: RepeatedError) -> Iterator[F
     before, or after a few calls that went well. Faults of the network or of a
     rate limit are no streak: retries of those are `retry_storm`.
     """
-    step, traits, cost = seen.step, traits_of(seen), state.turns.add(seen)
-    if step.kind is Kind.TOOL:
+    traits = traits_of(seen)
+    if seen.step.kind is Kind.TOOL:
         state.calls += 1
     elif not traits.failed:
-        return
-    shape = traits.error
-    if not traits.failed or traits.infrastructure or shape is None:
-        if state.streaks:
-            yield from _calm(state, seen)
-        return
+        return ()
+    if not traits.failed or traits.infrastructure or traits.error is None:
+        return _calm(state, seen) if state.streaks else ()
+    return _again(state, seen, traits.error, settings)
+
+
+def _again(state: State, seen: Observed, shape: bytes, settings: RepeatedError) -> Iterator[Finding]:
+    step, traits = seen.step, traits_of(seen)
     streak = state.streaks.get(shape)
     if streak is not None and _progress(streak.failures, traits.failures):
         if streak.episode.firing:
@@ -80,7 +81,7 @@ def observe(state: State, seen: Observed, settings: RepeatedError) -> Iterator[F
             del state.streaks[next(iter(state.streaks))]
     streak.varied |= traits.call != streak.call
     streak.failures = traits.failures
-    streak.episode.add(step.span_id, cost if step.kind is Kind.TOOL else 0, state.calls)
+    streak.episode.add(step.span_id, seen.cost if step.kind is Kind.TOOL else 0, state.calls)
     if streak.episode.repeats >= settings.count and not streak.episode.firing:
         yield _finding(streak, step.span_id)
 

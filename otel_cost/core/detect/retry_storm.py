@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import Episode, Settings, Turns
+from otel_cost.core.detect._episode import Episode, Settings
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.finding import Finding
@@ -40,7 +40,6 @@ class Storm:
 class State:
     """One agent's storms, by model or tool."""
 
-    turns: Turns = field(default_factory=Turns)
     calls: int = 0
     storms: dict[str, Storm] = field(default_factory=dict)
 
@@ -48,15 +47,18 @@ class State:
 _STORMS: Final = 8
 
 
-def observe(state: State, seen: Observed, settings: RetryStorm) -> Iterator[Finding]:
+def observe(state: State, seen: Observed, settings: RetryStorm) -> Iterable[Finding]:
     """Feed one call; yield when failures have come too fast, and when a call gets through or they have calmed down.
 
     `wasted` is what was billed: mostly nothing for a model's failures, the model's turn for a tool's.
     """
-    cost = state.turns.add(seen)
+    state.calls += 1
+    return _tried(state, seen, settings) if state.storms or traits_of(seen).infrastructure else ()
+
+
+def _tried(state: State, seen: Observed, settings: RetryStorm) -> Iterator[Finding]:
     step = seen.step
     what = (step.tool if step.kind is Kind.TOOL else step.requested_model or step.response_model) or step.name
-    state.calls += 1
     traits = traits_of(seen)
     storm = state.storms.get(what)
     if not traits.failed or not traits.infrastructure:
@@ -74,7 +76,7 @@ def observe(state: State, seen: Observed, settings: RetryStorm) -> Iterator[Find
             del state.storms[next(iter(state.storms))]
         storm = state.storms[what] = Storm()
     storm.last_ns = max(step.end_ns, storm.last_ns)
-    billed = cost if step.kind is Kind.TOOL else 0 if seen.nano is None else seen.nano
+    billed = seen.cost if step.kind is Kind.TOOL else 0 if seen.nano is None else seen.nano
     storm.episode.add(step.span_id, billed, state.calls)
     if storm.episode.repeats >= settings.count and not storm.episode.firing:
         yield _finding(storm, step.span_id, what, step.error_type)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from otel_cost.core.detect import DETECTORS, Observed
+from otel_cost.core.detect._memory import Memory
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Kind, Source
@@ -60,13 +61,15 @@ def model(
 def feed(detector: str, *calls: Observed, **settings: Any) -> list[Finding]:
     """All findings of one agent's calls; span ids are the calls' places, from 0, times a second apart."""
     found = DETECTORS[detector]
-    state, chosen = found.state(), found.settings(**settings)
+    state, chosen, memory = found.state(), found.settings(**settings), Memory()
     findings: list[Finding] = []
     for place, call in enumerate(calls):
         call.step.span_id = bytes([place])
         call.step.start_ns = call.step.start_ns or place * 10**9
         call.step.end_ns = call.step.end_ns or call.step.start_ns + 5 * 10**8
-        findings += found.observe(state, call, chosen)
+        memory.look(call)
+        if call.step.kind in found.kinds:
+            findings += found.observe(state, call, chosen)
     return findings
 
 
