@@ -183,8 +183,9 @@ class Engine:
             yield
         while self._rows and self._rows[0][0] <= now_ns:
             _, run, call_id = self._rows.popleft()
-            self._unwritten.discard((run, call_id))
-            self._write(run.current, call_id, now_ns)
+            if (run, call_id) in self._unwritten:
+                self._unwritten.discard((run, call_id))
+                self._write(run.current, call_id, now_ns)
             yield
         # Looked for anew each time: a hook call may have woken or joined the next one.
         while (idle := next(self.runs.idle(now_ns), None)) is not None:
@@ -474,7 +475,9 @@ class Engine:
         run.finish()
         self._follow(run, now_ns)
         for call_id in run.calls:
-            self._write(run, call_id, now_ns)
+            if (run, call_id) in self._unwritten:  # else written as it stands
+                self._unwritten.discard((run, call_id))
+                self._write(run, call_id, now_ns)
         self._loops(run, None, self._watch.finish(run, now_ns), now_ns)
         self.policy.forget(run)
         if run.calls or run.steps or run.told or run.meter is None:  # else only metrics that others told as well

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
+@dataclass(slots=True, unsafe_hash=True, kw_only=True)
 class Usage:
     """What one call consumed. Tokens unless a name says otherwise.
+
+    Never changed once made; not frozen because that triples what making one costs.
 
     Invariants (checked while normalising, never clamped): no count is negative;
     `cache_read + cache_write <= input`; `cache_write_1h <= cache_write`;
