@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from otel_cost.core.assemble import summary
 from otel_cost.core.assemble.runs import Caps, Runs
 from otel_cost.core.assemble.snapshot import thaw
+from otel_cost.core.decide.closed import closed_by
 from otel_cost.core.decide.standing import Standing
 from otel_cost.core.enrich.attributes import (
     call_attributes,
@@ -103,7 +104,7 @@ class Engine:
         self._held: deque[Held] = deque()
         self._rows: deque[tuple[int, Run, str]] = deque()  # (due, run, call id): not yet written
         self._unwritten: set[tuple[Run, str]] = set()
-        self._standing = Standing()
+        self._standing = Standing(closed_by(rules))
         self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
         self._position = 0  # of the request that is being fed, or was last
 
@@ -404,8 +405,15 @@ class Engine:
         for alert in told:
             rule = self._deciding.get(alert.rule)
             if rule is not None:
-                shadow = rule.mode is Mode.SHADOW
-                self._standing.note(alert, rule.actions, now_ns=now_ns, call=call, sessions=run.sessions, shadow=shadow)
+                self._standing.note(
+                    alert,
+                    rule.actions,
+                    now_ns=now_ns,
+                    call=call,
+                    sessions=run.sessions,
+                    shadow=rule.mode is Mode.SHADOW,
+                    closed=rule.fail == "closed",
+                )
         self._alerts(told)
 
     def _budgets(self, alerts: Iterable[Alert], now_ns: int) -> None:

@@ -56,10 +56,7 @@ def shape_of_event(event: HookEvent) -> CallShape | None:
         return None
     if event.arguments is not None:
         return shape_of(event.tool, event.arguments)
-    if event.arguments_hash is None:
-        return None
-    told = event.arguments_hash
-    return CallShape(event.tool, told, keyed(told), Sketch({"hash": told}))
+    return None if event.arguments_hash is None else shape_of(event.tool, event.arguments_hash)
 
 
 def shape_of_step(step: Step) -> CallShape | None:

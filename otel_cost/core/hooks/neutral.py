@@ -24,7 +24,8 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     event.prompt_id = text(payload, "prompt_id")
     event.provider, event.model = text(payload, "provider"), text(payload, "model")
     event.tool, event.tool_call_id = text(payload, "tool"), text(payload, "tool_call_id")
-    event.arguments = as_text(payload.get("args"))
+    args = payload.get("args")
+    event.arguments = "{}" if args == {} else as_text(args)  # a call without arguments can be repeated, too
     event.arguments_hash = text(payload, "args_hash")
     event.result = as_text(payload.get("result"))
     event.error = as_text(payload.get("error"))

@@ -256,3 +256,22 @@ def test_nothing_stands_for_ever() -> None:
     standing = Standing()
     standing.note(alert(), actions({"stop": {}}), now_ns=NOW, sessions=["s"])
     assert asked(standing, before(), at=NOW + KEEP_NS + 1) == "allow"
+
+
+def test_a_hash_in_place_of_arguments_is_the_same_call_for_detectors_and_decisions() -> None:
+    run = Live("neutral", "loops: [{name: again, detect: exact_repeat, do: [{deny: {}}]}]")
+    call = {"session_id": "s", "tool": "read", "args_hash": "5f1d"}
+    for _ in range(3):
+        run.ask({**call, "event": "after_tool", "result": "the same"})
+    assert verbs(run, {**call, "event": "before_tool"}, {**call, "event": "before_tool", "args_hash": "77aa"}) == [
+        "deny",
+        "allow",
+    ]
+
+
+def test_a_call_without_arguments_can_be_repeated_too() -> None:
+    run = live("{deny: {}}")
+    call = {"session_id": "s", "tool": "run_tests", "args": {}}
+    for _ in range(3):
+        run.ask({**call, "event": "after_tool", "error": ERROR})
+    assert verbs(run, {**call, "event": "before_tool"}) == ["deny"]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from otel_cost.core.detect import DETECTORS
 from otel_cost.core.model.vocabulary import Severity
-from otel_cost.core.rules.kind import Actions, Mode, Name, RuleKind, Site, Strict, decision_verbs, register
+from otel_cost.core.rules.kind import Actions, Fail, Mode, Name, RuleKind, Site, Strict, decision_verbs, register
 from otel_cost.core.rules.match import Match, Matcher
 from otel_cost.document import nearest, problems_of
 from otel_cost.errors import DocumentError
@@ -41,6 +41,7 @@ class LoopModel(Strict):
     match: Match = Field(default_factory=Matcher)
     mode: Mode | None = None
     severity: Severity | None = None  # None: as the detector sees it
+    fail: Fail | None = None
     do: Actions = ()
 
     @field_validator("detect")
@@ -62,6 +63,7 @@ class Loop:
     mode: Mode
     severity: Severity | None
     actions: Actions
+    fail: Fail = "open"
 
     @property
     def action(self) -> str:
@@ -76,7 +78,8 @@ def _build(model: LoopModel, site: Site) -> Loop:
     except ValidationError as error:
         raise DocumentError(problems_of(error, site.document, detector.settings, at=(*site.path, "with"))) from None
     mode = model.mode or site.defaults.mode
-    return Loop(model.name, detector, settings, model.match, mode, model.severity, model.do)
+    fail = model.fail or site.defaults.fail
+    return Loop(model.name, detector, settings, model.match, mode, model.severity, model.do, fail)
 
 
 # What findings tell; each detector tells some of it.

@@ -1,0 +1,44 @@
+"""A running service with one rule, and the folder of the helpers."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder by itself
+sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
+
+from running import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def _own_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered for outages, and the service on this machine, are this test's own."""
+    monkeypatch.setenv("OTEL_COST_DATA_DIR", str(tmp_path / "client"))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("OTEL_COST_API", raising=False)
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Process]]:
+    """Start the service with these rules; it is the one on this machine."""
+    started: list[Process] = []
+
+    def start(rules: str) -> Process:
+        (tmp_path / "rules.yaml").write_text(rules)
+        process = Process(tmp_path, "rules: [rules.yaml]")
+        monkeypatch.setenv("OTEL_COST_API", process.api)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.process.poll() is None:
+            process.stop(signal.SIGKILL)
