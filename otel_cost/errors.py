@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 
 
@@ -40,3 +41,10 @@ class DocumentError(OtelCostError):
 
 class UsageError(OtelCostError):
     """The command cannot be carried out as asked (exit code 2)."""
+
+
+def whereabouts(error: BaseException) -> dict[str, str]:
+    """What may be logged of an unexpected error: its type and place, not its text, which may quote what was sent."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+    return {"error": type(error).__name__, "at": place}

@@ -107,6 +107,7 @@ class Engine:
         self._standing = Standing(closed_by(rules))
         self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
         self._position = 0  # of the request that is being fed, or was last
+        self.fed = 0  # spans and log records that were taken in whole: held, passed on or told to be resends
 
     # ---- input -------------------------------------------------------------
 
@@ -135,6 +136,7 @@ class Engine:
             for span, told in zip(spans, taken, strict=True):
                 if told is not None:
                     self._pass_on(span, *told, now_ns)
+                    self.fed += 1
                     yield
         elif signal is Signal.METRICS:
             points: list[MetricPoint] = events  # type: ignore[assignment]
@@ -145,6 +147,7 @@ class Engine:
             logs: list[LogEvent] = events  # type: ignore[assignment]
             for *_, index in sorted((log.time_ns, log.span_id, index) for index, log in enumerate(logs)):
                 self._effects.outgoing.append(self._log(logs[index], now_ns))
+                self.fed += 1
                 yield
 
     def hook(self, event: HookEvent, now_ns: int) -> Decision:
@@ -257,6 +260,7 @@ class Engine:
         self._apart(step, event, now_ns)
         if not fresh:
             self._effects.duplicates += 1
+            self.fed += 1
             return None
         return run, step
 

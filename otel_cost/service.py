@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from otel_cost.core.decode.otlp import decode_logs, decode_metrics, decode_traces
+from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_metrics, decode_traces
 from otel_cost.core.enrich.lines import closed_lines
-from otel_cost.core.enrich.records import alert_json
+from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json
 from otel_cost.core.model.effects import Effects, Signal
+from otel_cost.edge.books import JOURNAL, RECEIVER, EngineBooks
 from otel_cost.edge.config import split_endpoint
 from otel_cost.edge.engine import build_engine
 from otel_cost.edge.export import build_exporters
 from otel_cost.edge.export._metrics import DestinationMetrics
-from otel_cost.edge.journal import Fsync, Journal
+from otel_cost.edge.journal import Fsync, Journal, keep_aside
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.edge.notify import build_sink
@@ -41,6 +42,7 @@ from otel_cost.edge.receive.intake import Intake
 from otel_cost.edge.receive.refusals import OverloadedError
 from otel_cost.edge.serve.api import ApiServer
 from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
+from otel_cost.errors import whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -59,6 +61,8 @@ TICK_S: Final = 0.1
 # Durable but not yet through the engine. Beyond it the journal's writer waits, and with it the senders.
 BACKLOG_BYTES: Final = 8 * 2**20
 DRAIN_S: Final = 30.0
+CURSORS_S: Final = 0.2  # how often it is written down how far each destination is
+_SIGNALS: Final = frozenset(signal.value for signal in Signal)
 
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +81,7 @@ class Service:
         self._writer = LedgerWriter(self.ledger, committed=self._committed, failed=self._ledger_failed)
         self.engine: Engine = build_engine(config, snapshots=self._writer)
         self._backlog = _Backlog()
+        self._unknown_kinds: set[str] = set()
         self.journal = Journal(
             data / "journal",
             on_durable=self._backlog.put_records,
@@ -96,6 +101,11 @@ class Service:
         self._notifier = Notifier(self._outbox, {name: build_sink(name, None) for name in sinks})
         self.registry.register(self._notifier)
         self._said = self.ledger.sent_alerts()
+        self._books = EngineBooks(
+            {signal: [destination.name for destination in route] for signal, route in self._routes.items()}
+        )
+        self.registry.register(self._books)
+        self._quarantine = data / "quarantine"
         self._intake = Intake(self.journal, ReceiverMetrics(self.registry), admit=self._admit)
         watch_journal(self.registry, self.journal)
         self.registry.register(DestinationMetrics(self.destinations.values))
@@ -107,6 +117,9 @@ class Service:
         self._recovered = False
         self._next_position = 0
         self._held_position: int | None = None
+        self._cursors: dict[str, int] = {}
+        self._cursors_lock = threading.Lock()
+        self._save_at = 0.0
         self._engine_thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._engine_failed: BaseException | None = None
         self.grpc_port = self.http_port = self.api_port = 0
@@ -236,7 +249,7 @@ class Service:
             self.engine.restore(self.ledger.spends(since_ns), (), now_ns)
         count = 0
         for record in self.journal.read(self.ledger.cursor()):
-            self._feed(record)
+            self._take_in(record, JOURNAL)
             self.engine.advance(record.received_ns)
             self._carry_out()
             count += 1
@@ -252,9 +265,11 @@ class Service:
                     if isinstance(one, tuple):
                         _answer(*one)
                     else:
-                        self._feed(one)
+                        self._take_in(one, RECEIVER)
                 self._stepwise(self.engine.advancing(time.time_ns()))
                 self._carry_out()
+                if time.monotonic() >= self._save_at:
+                    self._save_cursors()
             self._hooks()
             self.engine.close(time.time_ns())
             self._carry_out()
@@ -263,22 +278,36 @@ class Service:
             self._engine_failed = error
             self._intake.close()
             self._backlog.close()
-            _log.exception("the engine stopped")
+            _log.error("the engine stopped", **whereabouts(error))
             raise
 
-    def _feed(self, record: Record) -> None:
-        signal = Signal(record.kind)
+    def _take_in(self, record: Record, source: str) -> None:
+        """Feed one record. One that the engine cannot take is set aside: it must not stop the others, nor a start."""
+        self._next_position = record.position + 1
+        if record.kind not in _SIGNALS:
+            if record.kind not in self._unknown_kinds:
+                self._unknown_kinds.add(record.kind)
+                _log.warning("the journal has records of another version; they are passed over", kind=record.kind[:40])
+            return
+        signal, items, fed = Signal(record.kind), 0, self.engine.fed
+        try:
+            decoded = _decoded(signal, record)
+            items = decoded if isinstance(decoded, int) else len(decoded.events)
+            self._books.journalled(signal, items, source)
+            self._feed(signal, record, decoded)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next start would meet it again
+            went_on = items if signal is Signal.METRICS else self.engine.fed - fed
+            self._books.set_aside(signal, max(0, items - went_on))
+            kept = keep_aside(self._quarantine, record)
+            _log.error("a request was set aside", position=record.position, kept=kept, **whereabouts(error))
+
+    def _feed(self, signal: Signal, record: Record, decoded: Any) -> None:  # noqa: ANN401  # `Decoded` of the signal
         if signal is Signal.METRICS:
             self.engine.forward(record.payload, record.position)
             points = decode_metrics(record.payload, record.tenant, record.received_ns)
             self._stepwise(self.engine.feeding(signal, points, record.position, record.received_ns))
         else:
-            decoded: Any = record.decoded
-            if decoded is None:
-                decode = decode_traces if signal is Signal.TRACES else decode_logs
-                decoded = decode(record.payload, record.tenant, record.received_ns)
             self._stepwise(self.engine.feeding(signal, decoded.events, record.position, record.received_ns))
-        self._next_position = record.position + 1
 
     def _stepwise(self, slices: Iterable[None]) -> None:
         """Harnesses wait milliseconds, a request of telemetry takes many: they are answered in between."""
@@ -298,13 +327,31 @@ class Service:
 
     def _carry_out(self) -> None:
         effects = self.engine.take()
-        held = self.engine.held_position()
-        self._held_position = self._next_position if held is None else held
-        cursor = self.engine.position()
+        held, cursor = self.engine.held_position(), self.engine.position()
         # Into the outbox before the ledger's cursor can pass what they were made of: no crash loses or doubles one.
         self._notify(effects)
         self._writer.add(effects, self._next_position if cursor is None else cursor)
+        self._count(effects)
         self._export(effects)
+        # After the offer: a root that is held no more and offered not yet must not fall between the two.
+        self._held_position = self._next_position if held is None else held
+
+    def _count(self, effects: Effects) -> None:
+        if effects.duplicates:
+            self._books.carried_out(Signal.TRACES, duplicates=effects.duplicates)
+        outgoing = effects.outgoing
+        if not outgoing:
+            return
+        spans = [record.signal for record in outgoing].count(Signal.TRACES)
+        if spans:
+            self._books.carried_out(Signal.TRACES, passed=spans)
+        if spans == len(outgoing):
+            return
+        logs = [record for record in outgoing if record.signal is Signal.LOGS]
+        own = sum(record.resource is OWN_RESOURCE for record in logs)
+        self._books.carried_out(Signal.LOGS, passed=len(logs), own=own)
+        points = sum(count_metric_points(record.raw) for record in outgoing if record.signal is Signal.METRICS)
+        self._books.carried_out(Signal.METRICS, passed=points)
 
     def _export(self, effects: Effects) -> None:
         if not effects.outgoing:
@@ -374,16 +421,24 @@ class Service:
         self.journal.release(min([cursor, *(position + 1 for position in delivered)]))
 
     def _save_cursors(self) -> list[int]:
-        held = self._held_position
-        cursors = {
-            name: destination.cursor if held is None else min(destination.cursor, held - 1)
-            for name, destination in self.destinations.items()
-        }
-        if cursors:
-            fresh = self._cursors_file.with_suffix(".new")
-            fresh.write_text(json.dumps(cursors))
-            fresh.replace(self._cursors_file)
-        return list(cursors.values())
+        """Write down how far each destination is. An older note only means that more is sent again after a crash."""
+        with self._cursors_lock:
+            self._save_at = time.monotonic() + CURSORS_S
+            held = self._held_position
+            cursors = {
+                name: destination.cursor if held is None else min(destination.cursor, held - 1)
+                for name, destination in self.destinations.items()
+            }
+            if cursors != self._cursors:
+                fresh = self._cursors_file.with_suffix(".new")
+                try:
+                    fresh.write_text(json.dumps(cursors))
+                    fresh.replace(self._cursors_file)
+                except OSError as error:
+                    _log.warning("the cursors of the exporters cannot be written", problem=str(error))
+                else:
+                    self._cursors = cursors
+            return list(cursors.values())
 
     def _load_cursors(self) -> dict[str, int]:
         try:
@@ -447,6 +502,15 @@ class _Backlog:
                 self._bytes -= len(first.payload)
                 self._room.notify_all()
         return [first]
+
+
+def _decoded(signal: Signal, record: Record) -> Any:  # noqa: ANN401  # `Decoded` of the signal, or a count of points
+    if record.decoded is not None:
+        return record.decoded
+    if signal is Signal.METRICS:
+        return count_metric_points(record.payload)
+    decode = decode_traces if signal is Signal.TRACES else decode_logs
+    return decode(record.payload, record.tenant, record.received_ns)
 
 
 def _answer(question: Callable[[], Any], answer: Future[Any]) -> None:

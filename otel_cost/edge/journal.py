@@ -466,6 +466,24 @@ class Journal:
         self._broken = broken
 
 
+def keep_aside(folder: Path, record: Record) -> bool:
+    """Put the payload of a record that cannot be worked with into a folder, for whoever looks; False: no room."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(
+            folder / f"{record.position:020d}.{record.kind}.pb",
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC,
+            0o600,
+        )
+        try:
+            _write_all(fd, record.payload)
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    return True
+
+
 def _front(record: Record) -> bytes:
     kind, tenant = record.kind.encode(), record.tenant.encode()
     if len(kind) > 0xFF or len(tenant) > 0xFFFF or len(record.payload) > _MAX_PAYLOAD:
