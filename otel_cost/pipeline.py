@@ -150,8 +150,13 @@ class Engine:
                 self.fed += 1
                 yield
 
-    def hook(self, event: HookEvent, now_ns: int) -> Decision:
-        """Take in what a harness tells, then say whether it may go on."""
+    def hook(self, event: HookEvent, now_ns: int, position: int | None = None) -> Decision:
+        """Take in what a harness tells, then say whether it may go on.
+
+        `position`: in front of which record of the journal it comes; None: within the request that is being fed.
+        """
+        if position is not None:
+            self._position = position
         self._standing.observe(event)
         step = hook_step(event)
         if step is not None:
@@ -174,6 +179,14 @@ class Engine:
         for alert in self.policy.open_alerts():
             self._stand(alert, now_ns)
         self._budgets(news, now_ns)
+
+    def keep_standing(self) -> bytes:
+        """What rules about loops have decided and still stands; budgets are counted again at a start."""
+        return self._standing.keep(self._deciding)
+
+    def restore_standing(self, kept: bytes, until_ns: int) -> None:
+        """After a restart: let it stand again. The runs it came from are closed, so nothing but time ends it."""
+        self._standing.restore(kept, self._deciding, until_ns)
 
     def advance(self, now_ns: int) -> None:
         """Let time pass: what has settled goes on and is written, what is idle is closed."""

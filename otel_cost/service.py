@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -31,6 +32,8 @@ from otel_cost.edge.engine import build_engine
 from otel_cost.edge.export import build_exporters
 from otel_cost.edge.export._metrics import DestinationMetrics
 from otel_cost.edge.journal import Fsync, Journal, keep_aside
+from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
+from otel_cost.edge.kept_hooks import Place, hook_record, in_order
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.edge.notify import build_sink
@@ -45,7 +48,7 @@ from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
 from otel_cost.errors import whereabouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from typing import Any
 
     from otel_cost.core.decide import Decision
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
     from otel_cost.edge.journal import Record
+    from otel_cost.edge.kept_hooks import KeptHook
     from otel_cost.edge.ledger import LedgerUnavailableError
     from otel_cost.pipeline import Engine
 
@@ -77,6 +81,7 @@ class Service:
         data = config.data_dir
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._cursors_file = data / "cursors.json"
+        self._standing_file = data / "standing.bin"
         self.ledger = DuckDbLedger(data / "ledger.duckdb")
         self._writer = LedgerWriter(self.ledger, committed=self._committed, failed=self._ledger_failed)
         self.engine: Engine = build_engine(config, snapshots=self._writer)
@@ -115,7 +120,7 @@ class Service:
         self._outbox_problem: str | None = None
         self._stopping = threading.Event()
         self._recovered = False
-        self._next_position = 0
+        self._next_position = self.ledger.cursor()
         self._held_position: int | None = None
         self._cursors: dict[str, int] = {}
         self._cursors_lock = threading.Lock()
@@ -216,7 +221,7 @@ class Service:
         if self._engine_thread.is_alive():
             self._backlog.put_hook(event, answer)
         else:
-            self._hook(event, answer)
+            self._answer_hook(event, answer)
         return answer
 
     def run_lines(self) -> list[dict[str, object]]:
@@ -247,15 +252,56 @@ class Service:
         if since_ns is not None:
             # Keyed by call, so that what the journal tells again counts once.
             self.engine.restore(self.ledger.spends(since_ns), (), now_ns)
+        self._restore_standing(now_ns)
         count = 0
-        for record in self.journal.read(self.ledger.cursor()):
-            self._take_in(record, JOURNAL)
+        start = self.ledger.cursor()
+        # A hook call is written down after the telemetry in the middle of which it was taken in.
+        hooks = deque(kept for kept in in_order(self.journal.read(start)) if kept.place.position >= start)
+        again = partial(self._hooks_again, hooks)
+        for record in self.journal.read(start):
+            if record.kind in _SIGNALS:
+                again(Place(record.position))
+            self._take_in(record, JOURNAL, hooks, again)
             self.engine.advance(record.received_ns)
             self._carry_out()
             count += 1
+        again(None)
+        self._carry_out()
         self._recovered = True
         if count:
             _log.info("journal read again", records=count, open_runs=len(self.engine.runs))
+
+    def _hooks_again(self, hooks: deque[KeptHook], until: Place | None) -> None:
+        """Take in once more the calls that came up to a place (None: all), each where it was."""
+        while hooks and (until is None or hooks[0].place <= until):
+            kept = hooks.popleft()
+            try:
+                self._hook(kept.event, kept.place)
+            except Exception as error:  # noqa: BLE001  # it failed when it was answered, too
+                _log.error("a hook call was passed over", dialect=kept.event.dialect, **whereabouts(error))
+            if not kept.place.slices:
+                self.engine.advance(kept.event.received_ns)
+
+    def _keep_standing(self) -> None:
+        """At the end of the process: the runs are closed now, and what loops have led to would be forgotten."""
+        fresh = self._standing_file.with_suffix(".new")
+        try:
+            fresh.write_bytes(self.engine.keep_standing())
+            fresh.replace(self._standing_file)
+        except OSError as error:
+            _log.error("what stands cannot be kept for the next start", problem=str(error))
+
+    def _restore_standing(self, now_ns: int) -> None:
+        try:
+            kept = self._standing_file.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _log.error("what stood before the restart cannot be read", problem=str(error))
+            return
+        # As long as a run without news stays open.
+        self.engine.restore_standing(kept, now_ns + self.config.engine.idle)
+        self._keep_standing()  # with the end that it has now, whatever becomes of this process
 
     def _run_engine(self) -> None:
         try:
@@ -265,12 +311,15 @@ class Service:
                     if isinstance(one, tuple):
                         _answer(*one)
                     else:
-                        self._take_in(one, RECEIVER)
-                self._stepwise(self.engine.advancing(time.time_ns()))
+                        self._take_in(one, RECEIVER, self._backlog.hooks, self._hooks)
+                for _ in self.engine.advancing(time.time_ns()):
+                    if self._backlog.hooks:
+                        self._hooks()
                 self._carry_out()
                 if time.monotonic() >= self._save_at:
                     self._save_cursors()
             self._hooks()
+            self._keep_standing()
             self.engine.close(time.time_ns())
             self._carry_out()
         except BaseException as error:
@@ -281,9 +330,16 @@ class Service:
             _log.error("the engine stopped", **whereabouts(error))
             raise
 
-    def _take_in(self, record: Record, source: str) -> None:
-        """Feed one record. One that the engine cannot take is set aside: it must not stop the others, nor a start."""
+    def _take_in(
+        self, record: Record, source: str, hooks: Collection[object], take_hooks: Callable[[Place], None]
+    ) -> None:
+        """Feed one record. One that the engine cannot take is set aside: it must not stop the others, nor a start.
+
+        Where `hooks` wait between two of its events, `take_hooks` takes them in.
+        """
         self._next_position = record.position + 1
+        if record.kind == HOOK_KIND:
+            return  # taken in before it was written down
         if record.kind not in _SIGNALS:
             if record.kind not in self._unknown_kinds:
                 self._unknown_kinds.add(record.kind)
@@ -294,36 +350,37 @@ class Service:
             decoded = _decoded(signal, record)
             items = decoded if isinstance(decoded, int) else len(decoded.events)
             self._books.journalled(signal, items, source)
-            self._feed(signal, record, decoded)
+            for done, _ in enumerate(self._feeding(signal, record, decoded), 1):
+                if hooks:
+                    take_hooks(Place(record.position, done))
         except Exception as error:  # noqa: BLE001  # whatever it is, the next start would meet it again
             went_on = items if signal is Signal.METRICS else self.engine.fed - fed
             self._books.set_aside(signal, max(0, items - went_on))
             kept = keep_aside(self._quarantine, record)
             _log.error("a request was set aside", position=record.position, kept=kept, **whereabouts(error))
 
-    def _feed(self, signal: Signal, record: Record, decoded: Any) -> None:  # noqa: ANN401  # `Decoded` of the signal
+    def _feeding(self, signal: Signal, record: Record, decoded: Any) -> Iterator[None]:  # noqa: ANN401  # of the signal
         if signal is Signal.METRICS:
             self.engine.forward(record.payload, record.position)
-            points = decode_metrics(record.payload, record.tenant, record.received_ns)
-            self._stepwise(self.engine.feeding(signal, points, record.position, record.received_ns))
+            events: Any = decode_metrics(record.payload, record.tenant, record.received_ns)
         else:
-            self._stepwise(self.engine.feeding(signal, decoded.events, record.position, record.received_ns))
+            events = decoded.events
+        return self.engine.feeding(signal, events, record.position, record.received_ns)
 
-    def _stepwise(self, slices: Iterable[None]) -> None:
-        """Harnesses wait milliseconds, a request of telemetry takes many: they are answered in between."""
-        urgent = self._backlog.hooks
-        for _ in slices:
-            if urgent:
-                self._hooks()
+    def _hooks(self, place: Place | None = None) -> None:
+        """Answer every hook call that waits, and have it written down: no harness waits for the disk."""
+        waiting = self._backlog.hooks
+        while waiting:
+            self._answer_hook(*waiting.popleft(), place)
 
-    def _hooks(self) -> None:
-        """Answer every hook call that waits."""
-        urgent = self._backlog.hooks
-        while urgent:
-            self._hook(*urgent.popleft())
+    def _answer_hook(self, event: HookEvent, answer: Future[Decision], place: Place | None = None) -> None:
+        where = place or Place(self._next_position)
+        _answer(lambda: self._hook(event, where), answer)
+        if event.event != "other":
+            self.journal.post(hook_record(event, where))
 
-    def _hook(self, event: HookEvent, answer: Future[Decision]) -> None:
-        _answer(lambda: self.engine.hook(event, event.received_ns), answer)
+    def _hook(self, event: HookEvent, place: Place) -> Decision:
+        return self.engine.hook(event, event.received_ns, None if place.slices else place.position)
 
     def _carry_out(self) -> None:
         effects = self.engine.take()
@@ -333,6 +390,8 @@ class Service:
         self._writer.add(effects, self._next_position if cursor is None else cursor)
         self._count(effects)
         self._export(effects)
+        for destination in self.destinations.values():
+            destination.pass_over(self._next_position - 1)
         # After the offer: a root that is held no more and offered not yet must not fall between the two.
         self._held_position = self._next_position if held is None else held
 

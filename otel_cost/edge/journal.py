@@ -1,6 +1,6 @@
 """Journal: what was acknowledged, on disk before the acknowledgement, in one order for ever.
 
-An append-only file cut into segments. Appenders wait while one writer thread
+An append-only file cut into segments. Appenders wait (those who `post` do not) while one writer thread
 writes whatever has gathered and syncs it once (group commit); then the records
 go to the consumer in journal order, then the appenders wake. A position is the
 byte at which a record begins, counted over all segments that ever were, so it
@@ -53,6 +53,7 @@ _PLACE: Final = struct.Struct("<IQ")  # body length, offset in the segment: what
 _BODY: Final = struct.Struct("<BBHq")  # version, length of kind, length of tenant, receive time
 _VERSION: Final = 1
 _MAX_PAYLOAD: Final = 2**32 - 2**17  # leaves room for kind and tenant in a 32-bit length
+_MOST_POSTS: Final = 10_000  # records in line that nobody waits for
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -93,6 +94,7 @@ class Health:
     torn_bytes: int = 0
     corrupt_records: int = 0
     corrupt_bytes: int = 0
+    lost_posts: int = 0  # records that nobody waited for and that could not be written
 
 
 @dataclass(slots=True)
@@ -110,10 +112,11 @@ class _Segment:
 class _Waiter:
     """One appender in line: the record, and a lock that opens when its fate is known."""
 
-    __slots__ = ("done", "error", "front", "record")
+    __slots__ = ("done", "error", "front", "posted", "record")
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, *, posted: bool = False) -> None:
         self.record = record
+        self.posted = posted  # nobody waits
         self.front = _front(record)
         self.error: Exception | None = None
         self.done = threading.Lock()
@@ -230,6 +233,22 @@ class Journal:
         if waiter.error is not None:
             raise waiter.error
         return record.position
+
+    def post(self, record: Record) -> None:
+        """Put a record in line and go on: it is written and synced with the next batch, in the order of calls.
+
+        Never blocks and never fails: what finds no room is counted in `health.lost_posts`.
+        """
+        try:
+            waiter = _Waiter(record, posted=True)
+        except ValueError:
+            self.health.lost_posts += 1
+            return
+        with self._gate:
+            if self._closed or self._line.qsize() >= _MOST_POSTS:
+                self.health.lost_posts += 1
+            else:
+                self._line.put(waiter)
 
     def read(self, from_position: int = 0) -> Iterator[Record]:
         """Every durable record at or after a position, in order, up to the end as it was at the call.
@@ -351,6 +370,7 @@ class Journal:
             for waiter in batch:
                 if self._broken is not None and waiter.error is None:
                     waiter.error = self._broken
+                self.health.lost_posts += waiter.posted and waiter.error is not None
                 waiter.done.release()
 
     def _gather(self) -> tuple[list[_Waiter], bool]:

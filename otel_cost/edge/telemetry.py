@@ -102,6 +102,7 @@ def watch_journal(registry: CollectorRegistry, journal: Journal) -> None:
         ("size_bytes", "bytes in the journal's segments", lambda: journal.size_bytes),
         ("end_position", "position that the next record gets", lambda: journal.end),
         ("torn_bytes", "bytes of torn last records cut off at start", lambda: journal.health.torn_bytes),
+        ("lost_posts", "hook calls answered that could not be written down", lambda: journal.health.lost_posts),
         ("corrupt_records", "damaged records set aside since start", lambda: journal.health.corrupt_records),
         ("writable", "1 if records can be appended", lambda: journal.problem is None),
     ):

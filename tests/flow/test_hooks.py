@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from running import until
 
 if TYPE_CHECKING:
@@ -65,3 +68,50 @@ def test_fourth_try_is_denied_and_another_tool_is_not(serve: Callable[..., Proce
     assert ask(service, "/v1/decide", {"session_id": "another", "event": "before_tool", "tool": "Bash"})[
         "decision"
     ] == ("allow")
+
+
+STOPS = """
+version: 1
+loops:
+  - name: same-error-3x
+    detect: repeated_error
+    do: [{stop: {text: "Same error three times."}}, {alert: }]
+"""
+
+
+def stopped(answer: dict[str, Any]) -> bool:
+    return answer.get("continue") is False
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_hooks_told_is_known_after_a_restart(serve: Callable[..., Process], tmp_path: Path, how: int) -> None:
+    (tmp_path / "stop.yaml").write_text(STOPS)
+    service = serve("rules: [stop.yaml]")
+    for call in range(3):
+        ask(service, "/v1/hooks/claude", claude("PostToolUseFailure", call, error="Exit code 2: 3 tests failed"))
+    for call in range(2):
+        failed = claude("PostToolUseFailure", call, error="Exit code 2: 3 tests failed", session_id="s-2")
+        ask(service, "/v1/hooks/claude", failed)
+    until(lambda: service.get("/v1/alerts")["alerts"])
+    assert stopped(ask(service, "/v1/hooks/claude", claude("PreToolUse", 3)))
+    written = ask(service, "/v1/decide", {"session_id": "child", "parent_session_id": "s-1", "event": "session_start"})
+    assert written["decision"] == "stop"
+    time.sleep(0.3)  # a call is written down just after its answer
+    service.stop(how)
+
+    again = serve("rules: [stop.yaml]")
+    assert stopped(ask(again, "/v1/hooks/claude", claude("PreToolUse", 4)))
+    assert stopped(ask(again, "/v1/hooks/claude", claude("PreToolUse", 5, tool="Read")))
+    assert ask(again, "/v1/decide", {"session_id": "child", "event": "before_tool", "tool": "x"})["decision"] == "stop"
+    assert ask(again, "/v1/hooks/claude", claude("PreToolUse", 1, session_id="s-2")) == {}
+    if how == signal.SIGKILL:  # an open run goes on where it was: the third of its failures is the third
+        failed = claude("PostToolUseFailure", 2, error="Exit code 2: 3 tests failed", session_id="s-2")
+        ask(again, "/v1/hooks/claude", failed)
+        assert stopped(ask(again, "/v1/hooks/claude", claude("PreToolUse", 3, session_id="s-2")))
+        until(lambda: len(again.get("/v1/alerts")["alerts"]) == 2)
+    firing = [alert for alert in again.get("/v1/alerts")["alerts"] if alert["state"] == "firing"]
+    assert len({alert["id"] for alert in firing}) == len(firing)
+    assert again.stop() == 0
+    last = serve("rules: [stop.yaml]")
+    (row,) = [row for row in last.get("/v1/report?by=kind")["rows"] if row["kind"] == "tool"]
+    assert row["calls"] == (6 if how == signal.SIGKILL else 5)  # each once, however often it was read again

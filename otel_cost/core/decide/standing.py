@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from otel_cost.core.decide import ALLOWED, CALLS, Decision, Verb, carried, strictest
+from otel_cost.core.decide.kept import pack, unpack
 from otel_cost.core.decide.shape import error_hash, shape_of_event, shape_of_step
 from otel_cost.core.decide.texts import closed_text, text_of
 from otel_cost.core.model.vocabulary import Kind, Source
 from otel_cost.core.rules.template import filled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, ItemsView, Iterable, Iterator
 
     from otel_cost.core.decide.shape import CallShape
     from otel_cost.core.model.call import Call
@@ -90,6 +91,9 @@ class _Recent(Generic[V]):
 
     def drop(self, key: tuple[str, ...]) -> V | None:
         return self._items.pop(key, None)
+
+    def items(self) -> ItemsView[tuple[str, ...], V]:
+        return self._items.items()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -233,6 +237,31 @@ class Standing:
         if not shadow and outage is None:
             return decision
         return replace(decision, shadow=(*decision.shadow, *shadow), outage=outage)
+
+    # ---- over a restart ------------------------------------------------------
+
+    def keep(self, rules: Container[str]) -> bytes:
+        """What stands because of these rules, for `restore` in another process."""
+        kept: dict[int, tuple[list[str], Entry]] = {}
+        for (_, key), entries in self._entries.items():
+            for entry in entries:
+                if entry.decision.rule in rules:
+                    kept.setdefault(id(entry), ([], entry))[0].append(key)
+        return pack(kept.values(), ((tenant, child, parent) for (tenant, child), parent in self._parents.items()))
+
+    def restore(self, kept: bytes, rules: Container[str], until_ns: int) -> None:
+        """Let stand again what was kept, where its rule is still there, until `until_ns` at the latest."""
+        entries, parents = unpack(kept)
+        for tenant, child, parent in parents:
+            self._parents.put((tenant, child), parent)
+        for keys, told in entries:
+            entry = Entry(**(told | {"until_ns": min(told["until_ns"], until_ns)}))
+            if entry.decision.rule not in rules:
+                continue
+            tenant = entry.alert[0]
+            for key in keys:
+                self._entries.put((tenant, key), [*(self._entries.get((tenant, key)) or ()), entry])
+            self._alerts.put(entry.alert, tuple(sorted({*(self._alerts.get(entry.alert) or ()), *keys})))
 
     def root(self, tenant: str, session: str) -> str:
         """The session at the top of those that started this one."""

@@ -265,6 +265,11 @@ class Destination:
             return record
         return Outgoing(record.signal, record.position, record.raw, record.extra + extra, record.resource, record.scope)
 
+    def pass_over(self, position: int) -> None:
+        """Everything up to a journal position has been offered, also where nothing of it was for this destination."""
+        with self._lock:
+            self._highest = max(self._highest, position)
+
     # --- what others may know
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hooks_helper import SECOND, Live
@@ -13,6 +14,9 @@ from otel_cost.core.hooks import hook_event
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.vocabulary import Category, Severity
 from otel_cost.core.rules.kind import Action
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ERROR = "File a.py line 3: no module named foo"
 RULES = "loops: [{name: same-error, detect: repeated_error, with: {count: 3}, do: [ACTION]}]"
@@ -275,3 +279,39 @@ def test_a_call_without_arguments_can_be_repeated_too() -> None:
     for _ in range(3):
         run.ask({**call, "event": "after_tool", "error": ERROR})
     assert verbs(run, {**call, "event": "before_tool"}) == ["deny"]
+
+
+def test_what_stands_outlives_the_process_where_its_rule_does() -> None:
+    standing = Standing()
+    standing.observe(hook_event("neutral", before(session_id="child", parent_session_id="s"), NOW))
+    for rule, verb in (("stays", {"stop": {"text": "No more."}}), ("goes", {"deny": {"scope": "all"}})):
+        told = replace(alert(fingerprint=rule), rule=rule)
+        standing.note(told, actions(verb), now_ns=NOW, sessions=["s"])
+    fresh = Standing()
+    fresh.restore(standing.keep({"stays", "goes"}), {"stays"}, NOW + 100)
+    for session in ("s", "child"):
+        decision = fresh.decide(hook_event("neutral", before(session_id=session), NOW + 1))
+        assert (decision.verb, decision.rule, decision.text, decision.others) == (Verb.STOP, "stays", "No more.", ())
+    assert asked(fresh, before(), at=NOW + 101) == "allow"
+    fresh.note(replace(alert(fingerprint="stays"), state="resolved"), (), now_ns=NOW + 2)
+    assert asked(fresh, before()) == "allow"
+
+
+def test_a_denied_call_is_the_same_call_after_a_restart(shared: Path) -> None:
+    live = Live("claude", "loops: [{name: same-error, detect: repeated_error, do: [{deny: {scope: same_call}}]}]")
+    payload = {"session_id": "s", "tool_name": "Bash", "tool_input": {"command": "make test"}}
+    for number in range(3):
+        failed = {"hook_event_name": "PostToolUseFailure", "tool_use_id": f"t{number}", "error": "Exit code 2: no"}
+        live.ask(payload | failed)
+    fresh = Standing()
+    fresh.restore(live.standing.keep({"same-error"}), {"same-error"}, live.now + 10**12)
+    for command, verb in (("make test", Verb.DENY), ("make test # again", Verb.DENY), ("cat notes", Verb.ALLOW)):
+        again = payload | {"hook_event_name": "PreToolUse", "tool_input": {"command": command}}
+        assert fresh.decide(hook_event("claude", again, live.now + 1)).verb is verb
+
+
+@pytest.mark.parametrize("kept", [b"", b"\xff", b"\x93\x02\x90\x90", b"\x93\x01\x91\x90\x90", b"[1]", b"\x01"])
+def test_bytes_of_another_kind_let_nothing_stand(kept: bytes) -> None:
+    standing = Standing()
+    standing.restore(kept, {"r"}, NOW + 100)
+    assert asked(standing, before()) == "allow"
