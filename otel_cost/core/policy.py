@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,20 +22,31 @@ from otel_cost.core.model.money import exact_text, nano_to_text
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Reason, Severity
 from otel_cost.core.rules.kind import Action, Mode, Stop, Warn, decision_verbs
 from otel_cost.core.rules.match import attribute_of
-from otel_cost.core.watch import evidence, facts
+from otel_cost.core.watch import evidence
 from otel_cost.quantities import duration_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from otel_cost.core.assemble.run import Change, Run
-    from otel_cost.core.budget import Standing, Use
+    from otel_cost.core.budget import Budget, Standing, Use
     from otel_cost.core.model.attributes import Attributes
     from otel_cost.core.model.call import Call
     from otel_cost.core.rules import RuleSet
     from otel_cost.core.rules.kind import Actions
     from otel_cost.core.rules.kinds.budgets import BudgetRule
 
+# What `watch.facts` says of a call itself, one by one: asked for every call.
+_FACTS: Final[dict[str, Callable[[Run, Call], object]]] = {
+    "session": lambda run, call: call.step.session or min(run.sessions, default=None),
+    "agent": lambda _, call: call.agent,
+    "model": lambda _, call: call.step.model,
+    "provider": lambda _, call: call.step.provider,
+    "tool": lambda _, call: call.step.tool,
+    "kind": lambda _, call: call.kind.value,
+    "status": lambda _, call: call.charge.status.value,
+    "failed": lambda _, call: call.failed,
+}
 # What 64 bits do not hold is a sender's mistake, and must not stop the engine.
 _MOST: Final = 2**62
 _MOST_NOTICES: Final = 10_000
@@ -56,9 +68,10 @@ class Policy:
     """The budgets and exceptions of one rule set over all runs. Not thread-safe: it belongs to the engine."""
 
     def __init__(self, rules: RuleSet) -> None:
-        self._rules = {rule.name: rule for rule in rules.budgets}
+        self._rules = {(rule.name, rule.budget.variant): rule for rule in rules.budgets}
         self._exceptions = {one.name: one for one in rules.exceptions}
         self._budgets = Budgets([rule.budget for rule in self._rules.values()])
+        self._asked = tuple((name, attribute_of(name) or name, _FACTS.get(name)) for name in self._budgets.asked)
         self._attributes = tuple((name, attribute_of(name) or name) for name in sorted(rules.attributes))
         self._unknown_price = rules.defaults.unknown_price
         self._noticed: set[tuple[str, str | None, str | None]] = set()
@@ -85,20 +98,21 @@ class Policy:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def put(self, run: Run, change: Change, now_ns: int) -> Iterator[Alert]:
+    def put(self, run: Run, change: Change, now_ns: int) -> Sequence[Alert]:
         """A call appeared, changed or went."""
         if not self._rules:
-            return
+            return ()
         old, new = change.old, change.new
         if old is not None and old.step.start_ns < now_ns - CALL_NS and run.told.get(old.id) is not None:
             spend = self._spend(run, old)
             if spend is not None:
                 self._budgets.recall(run.tenant, old.id, spend)  # counted then, forgotten since
         if new is not None:
-            yield from self._count(run, new, now_ns)
-        elif old is not None:
-            for crossing in self._budgets.put(run.tenant, old.id, None):
-                yield from self._alert(crossing, now_ns, run, old)
+            return self._count(run, new, now_ns)
+        if old is None:
+            return ()
+        crossings = self._budgets.put(run.tenant, old.id, None)
+        return [alert for crossing in crossings for alert in self._alert(crossing, now_ns, run, old)]
 
     def relabel(self, run: Run, now_ns: int) -> Iterator[Alert]:
         """A run's name, or who it is for, has become known: its calls count there."""
@@ -170,19 +184,21 @@ class Policy:
     def standings(self, now_ns: int, tenant: str | None = None, limit: int = 1000) -> list[dict[str, object]]:
         """Where each group of each budget stands in the window that is running, the fullest first.
 
-        Money as decimal strings; `used_share` of the limit; `exhausted_at`: when a calendar
-        window runs out of money at its average pace so far.
+        Money as decimal strings; `used_share` of the limit; `exhausted_at`: when the window runs out of money if it
+        is spent as it is now.
         """
         found = [
-            (Fraction(one.spent_nano, one.budget.limit_nano), one)
-            for one in self._budgets.standings(now_ns)
-            if tenant in {None, one.group[0]} and (one.spent_nano or one.uses or one.firing)
+            (share, one)
+            for share, one in self._budgets.shares(now_ns)
+            if tenant in {None, one.group[0]} and (share or one.relieved or one.firing)
         ]
         found.sort(key=lambda pair: (-pair[0], pair[1].budget.name, pair[1].group))
-        return [self._standing(share, one, now_ns) for share, one in found[:limit]]
+        told = ((share, self._budgets.standing(one, now_ns)) for share, one in found)
+        rows = (self._standing(share, one) for share, one in told if one.spent_nano or one.uses or one.firing)
+        return list(islice(rows, limit))
 
-    def _standing(self, share: Fraction, one: Standing, now_ns: int) -> dict[str, object]:
-        rule = self._rules[one.budget.name]
+    def _standing(self, share: Fraction, one: Standing) -> dict[str, object]:
+        rule = self._rule(one.budget)
         return {
             "rule": rule.name,
             "mode": rule.mode.value,
@@ -196,7 +212,7 @@ class Policy:
             "counted_usd": nano_to_text(one.spent_nano),
             "left_usd": nano_to_text(max(0, one.budget.limit_nano - one.spent_nano)),
             "used_share": round(float(share), 4),
-            "exhausted_at": _exhausted_at(rule, one.spent_nano, now_ns),
+            "exhausted_at": None if one.exhausted_ns is None else rfc3339(one.exhausted_ns),
             "firing": [level.name for level in one.firing],
             "top_run": one.top_run or None,
             "top_run_usd": nano_to_text(one.top_nano),
@@ -257,21 +273,32 @@ class Policy:
 
     # --- counting -----------------------------------------------------------------------------------------------------
 
-    def _count(self, run: Run, call: Call, now_ns: int) -> Iterator[Alert]:
+    def _count(self, run: Run, call: Call, now_ns: int) -> Sequence[Alert]:
         spend = self._spend(run, call)
         if spend is not None and self._names.get(run) != spend.run:
             self.forget(run)
             self._names[run] = spend.run
             self._runs[run.tenant, spend.run] = run
-        for crossing in self._budgets.put(run.tenant, call.id, spend):
-            yield from self._alert(crossing, now_ns, run, call)
+        crossings = self._budgets.put(run.tenant, call.id, spend)
+        if not crossings:
+            return ()
+        return [alert for crossing in crossings for alert in self._alert(crossing, now_ns, run, call)]
 
     def _spend(self, run: Run, call: Call) -> Spend | None:
         nano = call.nano
         if not nano or nano > _MOST:
             return None
-        at_ns = min(call.step.start_ns, _MOST)
-        return self._complete(Spend(run.tenant, run.id, at_ns, nano, facts(run, call)))
+        mine, of_run = call.who, run.who
+        said: dict[str, object] = {}
+        for name, key, fact in self._asked:
+            if fact is not None:
+                said[name] = fact(run, call)
+            else:
+                said[name] = mine[key] if key in mine else of_run.get(key)
+        return Spend(run.tenant, run.id, min(call.step.start_ns, _MOST), nano, said)
+
+    def _rule(self, budget: Budget) -> BudgetRule:
+        return self._rules[budget.name, budget.variant]
 
     def _complete(self, spend: Spend) -> Spend:
         """With attributes under the names that rules give them."""
@@ -287,7 +314,8 @@ class Policy:
         starts = isinstance(crossing.budget.window, Calendar) and isinstance(crossing.level, ShareLevel)
         start = crossing.window_start_ns if starts else 0
         tenant, *group = crossing.group
-        return _fingerprint(tenant, crossing.budget.name, crossing.level.name, *group, str(start))
+        variant = [crossing.budget.variant] if crossing.budget.variant else []
+        return _fingerprint(tenant, crossing.budget.name, crossing.level.name, *group, str(start), *variant)
 
     def _alert(
         self, crossing: Crossing, now_ns: int, run: Run | None = None, call: Call | None = None
@@ -296,7 +324,7 @@ class Policy:
             for use in crossing.uses:
                 yield self._exception_used(crossing, use, now_ns, run, call)
             return
-        rule, name = self._rules[crossing.budget.name], self._name(crossing)
+        rule, name = self._rule(crossing.budget), self._name(crossing)
         if crossing.state == "resolved":
             found = self._open.pop(name, None)
             if found is not None and name not in self._muted:
@@ -317,7 +345,7 @@ class Policy:
 
     def _told_of(self, crossing: Crossing, now_ns: int, run: Run | None, call: Call | None, fingerprint: str) -> Alert:
         """The alert as far as it is the same for every kind."""
-        rule = self._rules[crossing.budget.name]
+        rule = self._rule(crossing.budget)
         offender, offence = self._offender(crossing, run), call
         if offender is not run:
             offence = None if offender is None else max(offender.calls.values(), key=_when, default=None)
@@ -349,7 +377,7 @@ class Policy:
 
     def _offender(self, crossing: Crossing, run: Run | None) -> Run | None:
         """Whose alert it is: the run that took most, or the one whose call crossed; None: it is over."""
-        if self._rules[crossing.budget.name].target != "top_burner" or (run and run.id == crossing.top_run):
+        if self._rule(crossing.budget).target != "top_burner" or (run and run.id == crossing.top_run):
             return run
         return self._runs.get((crossing.group[0], crossing.top_run))
 
@@ -378,9 +406,8 @@ class Policy:
         }
         if isinstance(level, BurnLevel):
             said |= {"burn_rate": exact_text(level.rate), "over": [duration_text(over) for over in level.over_ns]}
-        exhausted_at = _exhausted_at(rule, crossing.spent_nano, crossing.at_ns)
-        if exhausted_at is not None:
-            said["exhausted_at"] = exhausted_at
+        if crossing.exhausted_ns is not None:
+            said["exhausted_at"] = rfc3339(crossing.exhausted_ns)
         if crossing.uses:
             said["exceptions"] = [self._used(use) for use in crossing.uses]
         return said
@@ -414,14 +441,14 @@ class Policy:
             category=Category.POLICY,
             kind="exception_used",
             summary=(
-                f"{self._summary(self._rules[crossing.budget.name], crossing)}; exception {use.relief.name} "
+                f"{self._summary(self._rule(crossing.budget), crossing)}; exception {use.relief.name} "
                 f"takes {_short(use.nano, limit)} USD of it{left}"
             ),
             evidence=alert.evidence | self._used(use),
         )
 
     def _order(self, crossing: Crossing, offender: Run | None) -> Order:
-        rule = self._rules[crossing.budget.name]
+        rule = self._rule(crossing.budget)
         group = dict(zip(crossing.budget.per, crossing.group[1:], strict=True))
         keys: tuple[str, ...] = ()
         if rule.target == "everyone":
@@ -506,16 +533,6 @@ def _costliest(run: Run) -> dict[str, object]:
         return {}
     (name, span_id), nano = min(parts.items(), key=lambda part: (-part[1], part[0]))
     return {"costliest": {"name": name, "span_id": span_id, "cost_usd": nano_to_text(nano)}}
-
-
-def _exhausted_at(rule: BudgetRule, spent_nano: int, at_ns: int) -> str | None:
-    """When a calendar window's money is gone at the average pace so far; None: not in this window, or already."""
-    window = rule.budget.window
-    if not isinstance(window, Calendar) or not 0 < spent_nano < rule.budget.limit_nano:
-        return None
-    start, end = window.bounds(at_ns)
-    gone = start + ceil(Fraction((at_ns - start) * rule.budget.limit_nano, spent_nano))
-    return rfc3339(gone) if gone < end else None
 
 
 def _resolved(alert: Alert, now_ns: int, now_known: dict[str, object]) -> Alert:

@@ -485,7 +485,7 @@ budgets:
     policy = stage.engine.policy
     for hour in range(0, 100, 7):
         now = start + hour * HOUR
-        day = policy._rules["day"].budget.window.bounds(now)
+        day = policy._rules["day", ""].budget.window.bounds(now)
         naive = {"day": {"": sum(nano for at, nano, _ in spends if day[0] <= at < day[1])}, "hour": {}}
         for user in ("a", "b"):
             naive["hour"][user] = sum(nano for at, nano, who in spends if who == user and now - HOUR < at <= now)

@@ -84,14 +84,15 @@ class RuleSet:
 
     @property
     def budgets(self) -> tuple[budgets.BudgetRule, ...]:
-        """Budgets that are not switched off, each with the exceptions that apply to it."""
+        """Budgets that are not switched off, one for each of their limits, with the exceptions that apply to them."""
         given = self.of(exceptions.KIND)
         return tuple(
             replace(
-                rule, budget=replace(rule.budget, reliefs=tuple(e.relief for e in given if rule.name in e.applies_to))
+                part, budget=replace(part.budget, reliefs=tuple(e.relief for e in given if rule.name in e.applies_to))
             )
             for rule in self.of(budgets.KIND)
             if rule.mode is not Mode.OFF
+            for part in rule.parts()
         )
 
     @property

@@ -41,6 +41,7 @@ def lint(rules: Iterable[Placed], now_ns: int | None) -> tuple[list[Problem], li
     stops = list(_hard_stops(given.get("budgets", ())))
     mistakes += [problem for problem, is_mistake in stops if is_mistake]
     mistakes += _stops_early(given.get("budgets", ()))
+    mistakes += _overridden(given.get("budgets", ()))
     mistakes += _moot(given, now_ns)
     mistakes += _shadowed(given.get("routes", ()))
     mistakes += _circular(given.get("escalation", ()))
@@ -191,6 +192,22 @@ def _stops_early(budgets: Sequence[Placed]) -> Iterator[Problem]:
         if stop is not None and stop < 1:
             what = "a hard stop before the limit: `at_limit.do` comes too late"
             yield one.site.problem(what, "stop at 100% or more, or lower the limit", "at_limit", "hard_stop_at")
+
+
+def _overridden(budgets: Sequence[Placed]) -> Iterator[Problem]:
+    """Limits behind one that takes everything first, or for those who are not counted."""
+    for one in budgets:
+        for index, override in enumerate(one.model.overrides):
+            written = override.match.written
+            if any(_narrower(written, earlier.match.written) for earlier in one.model.overrides[:index]):
+                what = "shadowed: an earlier override takes everything that this one matches"
+                yield one.site.problem(what, "put the narrower one first", "overrides", index)
+            elif not written:
+                what = "an override for everybody: the budget's own limit never holds"
+                yield one.site.problem(what, "change `limit.usd`", "overrides", index)
+            elif _apart(written, one.model.match.written):
+                what = "can never match: what it matches does not count in this budget"
+                yield one.site.problem(what, "see the budget's `match`", "overrides", index)
 
 
 def _moot(given: Mapping[str, Sequence[Placed]], now_ns: int | None) -> Iterator[Problem]:

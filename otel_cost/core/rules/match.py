@@ -80,6 +80,23 @@ class Matcher:
         return all(test(lookup) for test in self.tests)
 
 
+def both(one: Matcher, other: Matcher, *, but: Matcher) -> Matcher:
+    """What both match and `but` does not; a `but` without conditions excludes nothing."""
+    return Matcher(
+        (*one.tests, *other.tests, *((lambda get: not but(get),) if but.tests else ())),
+        one.names | other.names | but.names,
+        {**one.written, **other.written},
+        (*one.expressions, *other.expressions, *but.expressions),
+    )
+
+
+def either(one: Matcher, other: Matcher) -> Matcher:
+    """What one of them matches; one without conditions is none."""
+    if not one.tests:
+        return other
+    return Matcher((lambda get: one(get) or other(get),), one.names | other.names)
+
+
 def lookup(
     facts: Mapping[str, object], attributes: Attributes | None = None, resource: Attributes | None = None
 ) -> Lookup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import TYPE_CHECKING
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_late_charge_counts_in_its_own_day() -> None:
 def test_a_call_told_twice_counts_once_and_a_correction_moves_it() -> None:
     budgets = Budgets([budget(Calendar("d"))])
     assert [c.state for c in budgets.put("t", "c", spend(T0, 12 * USD))] == ["firing"]
-    assert budgets.put("t", "c", spend(T0, 12 * USD)) == []
+    assert list(budgets.put("t", "c", spend(T0, 12 * USD))) == []
     assert spent(budgets, T0) == {("t", "u"): 12 * USD}
     assert [c.state for c in budgets.put("t", "c", spend(T0, 3 * USD))] == ["resolved"]
     budgets.put("t", "c", spend(T0, 3 * USD, user="v"))
@@ -170,13 +171,20 @@ def test_order_changes_neither_sums_nor_which_levels_are_crossed(spends: list[Sp
     st.integers(0, 5000),
 )
 def test_a_series_sums_any_stretch_exactly(entries: list[tuple[int, int]], after: int, until: int) -> None:
-    series = Series(1000)
-    for at, nano in entries:
-        series.add(at, nano, "r")
+    with mock.patch("otel_cost.core.budget.series._BLOCK", 4):
+        series = Series()
+        for at, nano in entries:
+            series.add(at, nano, "r")
+            slid = sum(n for a, n in entries[: len(series)] if at - 900 < a <= at)
+            assert series.last(900, at) == slid
     inside = [(at, nano) for at, nano in entries if after < at <= until]
     assert series.spent(after, until) == sum(nano for _, nano in inside)
     assert list(series.times(after, until)) == sorted(at for at, _ in inside)
     assert sum(series.by_run(after, until).values()) == series.spent(after, until)
+    series.prune(after)
+    assert len(series) == sum(at > after for at, _ in entries)
+    assert series.total == sum(nano for at, nano in entries if at > after)
+    assert series.spent(after, until) == sum(nano for _, nano in inside)
 
 
 ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Kathmandu", "America/St_Johns", "Australia/Lord_Howe"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from decimal import Decimal
 from fractions import Fraction
@@ -17,11 +19,13 @@ from otel_cost.core.budget.window import LENGTH_NS, Calendar, Lifetime, Rolling
 from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.model.vocabulary import Severity
 from otel_cost.core.rules.kind import Actions, Dimension, Fail, Mode, Name, RuleKind, Strict, register, told_by
-from otel_cost.core.rules.match import FACTS, Match, Matcher
+from otel_cost.core.rules.match import FACTS, Match, Matcher, both, either
 from otel_cost.errors import DocumentError
 from otel_cost.quantities import Duration, Share
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from otel_cost.core.budget.window import Unit
     from otel_cost.core.budget.window import Window as Window_
     from otel_cost.core.rules.kind import Site
@@ -73,6 +77,13 @@ class AtLimit(Strict):
     hard_stop_at: Share | None = None
 
 
+class Override(Strict):
+    """Another limit for some groups; the first that matches holds, the budget's own for the rest."""
+
+    match: Match
+    usd: Annotated[Decimal, Field(gt=0)]
+
+
 class BudgetModel(Strict):
     """One budget."""
 
@@ -80,6 +91,7 @@ class BudgetModel(Strict):
     per: tuple[Dimension, ...] = ()  # dimensions that make the groups; empty: everyone together
     match: Match = Field(default_factory=Matcher)
     limit: Limit
+    overrides: tuple[Override, ...] = ()
     warn: tuple[Warning_, ...] = ()
     at_limit: AtLimit = AtLimit()
     mode: Mode | None = None
@@ -109,10 +121,28 @@ class BudgetRule:
     target: str
     actions: Actions  # at the limit; beyond `hard_stop` the run is stopped
     window_text: str  # "rolling 1h", "calendar 1mo", "lifetime"
+    overrides: tuple[tuple[Matcher, int], ...] = ()  # who has another limit, nano-USD
 
     @property
     def name(self) -> str:
         return self.budget.name
+
+    def parts(self) -> Iterator[BudgetRule]:
+        """One rule for each of its limits; a call counts in the first that matches it."""
+        budget, earlier = self.budget, Matcher()
+        for match, limit_nano in self.overrides:
+            written = json.dumps(match.written, sort_keys=True, default=str)
+            part = replace(
+                budget,
+                match=both(budget.match, match, but=earlier),
+                limit_nano=limit_nano,
+                variant=hashlib.blake2b(written.encode(), digest_size=4).hexdigest(),
+            )
+            yield replace(self, budget=part, overrides=())
+            earlier = either(earlier, match)
+        if self.overrides:
+            budget = replace(budget, match=both(budget.match, Matcher(), but=earlier))
+        yield replace(self, budget=budget, overrides=())
 
 
 def compile_budget(model: BudgetModel, site: Site) -> BudgetRule:
@@ -122,6 +152,8 @@ def compile_budget(model: BudgetModel, site: Site) -> BudgetRule:
         DocumentError: it matches on what is not known of a single call.
     """
     problems = not_of_a_call(model.match, site)
+    for index, override in enumerate(model.overrides):
+        problems += not_of_a_call(override.match, site, "overrides", index)
     if problems:
         raise DocumentError(problems)
     shares = [ShareLevel(_percent(warning.at), warning.at) for warning in model.warn if isinstance(warning, WarnAt)]
@@ -149,13 +181,16 @@ def compile_budget(model: BudgetModel, site: Site) -> BudgetRule:
         model.at_limit.target,
         model.at_limit.do,
         f"{model.limit.kind} {model.limit.window}" if model.limit.window else "lifetime",
+        tuple((override.match, usd_to_nano(override.usd)) for override in model.overrides),
     )
 
 
-def not_of_a_call(match: Matcher, site: Site) -> list[Problem]:
+def not_of_a_call(match: Matcher, site: Site, *below: str | int) -> list[Problem]:
     """Names that a `match` asks for and no single call answers: the rule would never match."""
     return [
-        site.problem(f"`{name}` is a fact of a run, not of a call", "match on who, what or where it is", "match", name)
+        site.problem(
+            f"`{name}` is a fact of a run, not of a call", "match on who, what or where it is", *below, "match", name
+        )
         for name in sorted(match.names & (set(FACTS) - {"failed", "status"}))
     ]
 
