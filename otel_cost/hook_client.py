@@ -20,7 +20,9 @@ from otel_cost.hook_names import DIALECTS, event_name
 
 # From here on; the interpreter has taken its share of the 300 ms before.
 LIMIT_S = 0.25
-MAX_BYTES = 4 * 2**20
+MAX_BYTES = 4 * 2**20  # the service reads no more
+MOST_BYTES = 64 * 2**20
+_END_CHARS = 32 * 1024
 
 
 def main(arguments: list[str]) -> int:
@@ -40,23 +42,24 @@ def main(arguments: list[str]) -> int:
 
 
 def _answer(arguments: list[str], deadline: float) -> str:
-    if len(arguments) != 1 or arguments[0] not in DIALECTS:
-        _say(f"usage: otel-cost hook {{{','.join(DIALECTS)}}}; going on without an answer")
+    dialect, url = _told(arguments)
+    if dialect not in DIALECTS:
+        _say(f"usage: otel-cost hook {{{','.join(DIALECTS)}}} [--url URL]; going on without an answer")
         return "{}"
-    dialect = arguments[0]
-    body = sys.stdin.buffer.read(MAX_BYTES + 1)
+    body = sys.stdin.buffer.read(MOST_BYTES)
     payload: dict[str, Any] = {}
     try:
-        read = json.loads(body)
+        read = json.loads(body.decode("utf-8", "replace"))
         payload = read if isinstance(read, dict) else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         _say("the payload is no JSON; going on without an answer")
         return "{}"
-    if _trim(payload) or len(body) > MAX_BYTES:
-        body = json.dumps(payload, separators=(",", ":")).encode()
+    long = len(body) > MAX_BYTES
+    if _trim(payload) or long:
+        body = json.dumps(_cut(payload) if long else payload, separators=(",", ":")).encode()
     if _is_chunk(payload):
         return "{}"
-    url = service_url()
+    url = url or service_url()
     try:
         answer, headers = ask(url, dialect, body, deadline)
     except (OSError, ValueError) as error:
@@ -64,6 +67,25 @@ def _answer(arguments: list[str], deadline: float) -> str:
     if "otel-cost-decision" in headers:
         _remember(dialect, payload, headers.get("otel-cost-outage"))
     return answer
+
+
+def _told(arguments: list[str]) -> tuple[str, str | None]:
+    """Dialect, and where the service is if the command says so and the environment does not."""
+    match arguments:
+        case [dialect]:
+            return dialect, None
+        case [dialect, "--url", url]:
+            return dialect, None if os.environ.get("OTEL_COST_API") else url
+    return "", None
+
+
+def _cut(value: Any) -> Any:  # noqa: ANN401  # whatever the payload holds
+    """The same with the middle left out of long texts: what is read of them is how they begin and end."""
+    if isinstance(value, str) and len(value) > 2 * _END_CHARS:
+        return value[:_END_CHARS] + value[-_END_CHARS:]
+    if isinstance(value, dict):
+        return {key: _cut(one) for key, one in value.items()}
+    return [_cut(one) for one in value] if isinstance(value, list) else value
 
 
 def _trim(payload: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -201,15 +202,54 @@ def test_it_imports_next_to_nothing_and_starts_fast() -> None:
     assert not {"typer", "pydantic", "google", "http", "asyncio", "ssl", "logging"} & set(loaded)
 
 
-@pytest.mark.bench
-def test_start_takes_less_than_80_ms(run: Any, service: Service) -> None:
-    """The best of some starts: what is measured is the client, not the machine's other work."""
+def test_a_call_takes_less_than_80_ms_of_processor_time(service: Service) -> None:
+    """The best of some: what is measured is the client, not the machine's other work."""
     times = []
-    for _ in range(10):
-        began = time.perf_counter()
-        run("codex", CALL, service.url)
-        times.append(time.perf_counter() - began)
+    for _ in range(8):
+        client = subprocess.Popen(
+            [sys.executable, "-m", "otel_cost", "hook", "codex"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ | {"OTEL_COST_API": service.url},
+        )  # fmt: skip
+        assert client.stdin is not None
+        with client.stdin:
+            client.stdin.write(json.dumps(CALL).encode())
+        _, _, usage = os.wait4(client.pid, 0)
+        client.returncode = 0
+        times.append(usage.ru_utime + usage.ru_stime)
     assert min(times) < 0.08
+    assert len(service.asked) == 8
+
+
+def test_the_command_may_say_where_the_service_is_and_the_environment_has_the_last_word(
+    run: Any, service: Service
+) -> None:
+    run("codex", CALL, None, "--url", service.url)
+    run("codex", CALL, service.url, "--url", dead_url())
+    assert len(service.asked) == 2
+    done = run("codex", CALL, None, "--where", service.url)
+    assert (done.returncode, done.stdout) == (0, "{}\n")
+
+
+def test_bytes_that_are_no_text_are_asked_about_all_the_same(service: Service, tmp_path: Path) -> None:
+    payload = json.dumps({**CALL, "tool_response": "caf@"}).encode().replace(b"@", b"\xe9\xff")
+    done = subprocess.run(
+        [sys.executable, "-m", "otel_cost", "hook", "codex"],
+        input=payload, capture_output=True, timeout=20, check=False,
+        env={"HOME": str(tmp_path), "OTEL_COST_API": service.url},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"{}\n", b"")
+    assert service.asked[0][1]["tool_input"] == CALL["tool_input"]
+
+
+def test_of_a_very_long_payload_the_middle_of_its_texts_is_left_out(run: Any, service: Service) -> None:
+    text = "a" * 3_000_000 + "b" * 3_000_000
+    done = run("codex", {**CALL, "tool_response": [{"text": text}, 7, None]}, service.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    (told,) = [body for _, body in service.asked]
+    assert told["tool_input"] == CALL["tool_input"]
+    assert set(told["tool_response"][0]["text"]) == {"a", "b"}
+    assert len(told["tool_response"][0]["text"]) < 100_000
+    assert told["tool_response"][1:] == [7, None]
 
 
 def test_what_the_service_sends_for_outages_is_what_the_client_replays(run: Any, tmp_path: Path) -> None:
@@ -221,9 +261,13 @@ def test_what_the_service_sends_for_outages_is_what_the_client_replays(run: Any,
 
     decided = [Decision(verb=Verb.STOP, rule="r", text="No more.")]
 
-    def decide(_event: Any) -> Decision:
+    def decide(_event: Any) -> Future[Decision]:
         decision = decided[0]
-        return Decision(verb=decision.verb, text=decision.text, outage=decision) if decision.verb else ALLOWED
+        answer: Future[Decision] = Future()
+        answer.set_result(
+            Decision(verb=decision.verb, text=decision.text, outage=decision) if decision.verb else ALLOWED
+        )
+        return answer
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"

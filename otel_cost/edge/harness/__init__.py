@@ -41,6 +41,11 @@ class Setup:
     command: str = "otel-cost hook"  # without the dialect
     live_usage: bool = False  # hear of tokens at once where that costs a call per chunk
 
+    def client(self, dialect: str) -> str:
+        """The command that asks for a harness. A service at its usual place is found without being named."""
+        where = "" if self.url == DEFAULT_URL else f" --url {shlex.quote(self.url)}"
+        return f"{self.command} {dialect}{where}"
+
 
 @dataclass(frozen=True, slots=True)
 class State:

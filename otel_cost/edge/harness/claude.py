@@ -27,7 +27,7 @@ def _path(environ: Mapping[str, str]) -> Path:
 
 def _hooks(setup: Setup) -> dict[str, dict[str, Any]]:
     asked = {"type": "http", "url": setup.url.rstrip("/") + _ROUTE, "timeout": 0.3}
-    told = {"type": "command", "command": f"{setup.command} claude", "timeout": 1}
+    told = {"type": "command", "command": setup.client("claude"), "timeout": 1}
     return {**dict.fromkeys(_EVENTS, asked), "SessionStart": told, "SessionEnd": told}
 
 

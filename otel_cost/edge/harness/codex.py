@@ -44,7 +44,7 @@ def trusted_hash(event: str, command: str, timeout: int, matcher: str | None = N
 def _install(text: str, setup: Setup) -> str:
     bare = _BLOCK.sub("", text)
     config = _parsed(bare)
-    command = f"{setup.command} codex"
+    command = setup.client("codex")
     lines = [_BEGIN]
     for event in _EVENTS:
         lines += [
