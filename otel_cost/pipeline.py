@@ -38,6 +38,7 @@ from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, S
 from otel_cost.core.normalise import normalise_log, normalise_metric, normalise_span
 from otel_cost.core.normalise._hook import hook_step
 from otel_cost.core.normalise._read import who_of
+from otel_cost.core.outcomes import Places, Reader, keys_of, reaching
 from otel_cost.core.policy import Policy
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.watch import Watch
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, SpanEvent
     from otel_cost.core.model.finding import Alert
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.price import PriceBook
     from otel_cost.core.rules import RuleSet
@@ -60,6 +62,9 @@ if TYPE_CHECKING:
         """Where closed runs sleep; `key`: a trace id in hex, `session:…` or a call id such as `response:…`."""
 
         def find(self, tenant: str, key: str) -> bytes | None: ...
+
+
+_MOST_OUTCOMES = 256  # of one open run
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,8 @@ class Engine:
         self._identity = rules.identity
         self._watch = Watch(rules.loops)
         self.policy = Policy(rules)
+        self._reader = Reader(rules.outcomes)
+        self._places = Places()
         self._tells = bool(self._identity.sources or rules.attributes)
         self._effects = Effects()
         self._held: deque[Held] = deque()
@@ -172,6 +179,37 @@ class Engine:
     def forward(self, payload: bytes, position: int) -> None:
         """Metrics go on as they came."""
         self._effects.outgoing.append(Outgoing(Signal.METRICS, position, payload))
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take in what became of some work: open runs know it from now on, the ledger keeps it for all others."""
+        for run in self._runs_of(outcome):
+            known = run.outcomes.get(outcome.id)
+            if (known is None and len(run.outcomes) < _MOST_OUTCOMES) or (known and known.at_ns <= outcome.at_ns):
+                run.outcomes[outcome.id] = outcome
+            if all(key.startswith("response:") for key in outcome.keys):
+                outcome = replace(outcome, keys=(*outcome.keys, *keys_of(run=run.id)))
+        self._effects.outcomes.append(outcome)
+
+    def _runs_of(self, outcome: Outcome) -> list[Run]:
+        found: dict[Run, None] = {}
+        for key in outcome.keys:
+            kind, _, name = key.partition(":")
+            if kind in {"branch", "commit", "ticket"}:
+                ended = [run for run in self.runs if run.tenant == outcome.tenant and key in run.joins]
+                found |= dict.fromkeys(run for run in ended if reaching([(key, outcome)], summary.began_ns(run)))
+                continue
+            with suppress(ValueError):
+                run = self.runs.find(outcome.tenant, bytes.fromhex(name) if kind == "trace" else key)
+                if run is not None:
+                    found[run] = None
+        return list(found)
+
+    def _hear(self, event: SpanEvent | LogEvent, run: Run | None) -> None:
+        """What a record says of where its run's work ends up, and what became of it."""
+        if run is not None and (places := self._places.of(event)):
+            run.joins |= places
+        for outcome in self._reader.read(event):
+            self.learn(outcome)
 
     def restore(self, spends: Iterable[tuple[str, Spend]], told: Iterable[Alert], now_ns: int) -> None:
         """After a restart, before anything is fed: budgets are counted again, what they decided stands again."""
@@ -275,6 +313,7 @@ class Engine:
             self._effects.duplicates += 1
             self.fed += 1
             return None
+        self._hear(event, run)
         return run, step
 
     def _pass_on(self, event: SpanEvent, run: Run, step: Step | None, now_ns: int) -> None:
@@ -295,13 +334,16 @@ class Engine:
         step = normalise_log(event)
         self._identify(step, event)
         extra, call = b"", None
-        if step is not None:
+        if step is None:
+            self._hear(event, None)
+        else:
             run = self.runs.take(event.tenant, event.trace_id, step, self._position, now_ns)
             steps = len(run.steps)
             run.add_step(step)
             self.runs.steps += len(run.steps) - steps
             self._follow(run, now_ns)
             self._apart(step, event, now_ns)
+            self._hear(event, run)
             call = _call_of(run, step)
             if call is not None and all(told.source is Source.LOG for told in call.steps):
                 # Nothing but logs tells of it: the cost goes on with the record.
@@ -397,6 +439,7 @@ class Engine:
             who = run.who | call.step.who
             call.who = run.who if who == run.who else who  # nearly always shared by the whole run
             self._effects.calls.append((run.tenant, run.id, call))
+            self._effects.joins += [(run.tenant, run.id, key) for key in run.new_keys()]
             run.told.setdefault(call.id, call.nano)
             if call.charge.reason is Reason.MISSING_MODEL and call.step.source is not Source.METRIC:
                 self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)

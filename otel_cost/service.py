@@ -26,12 +26,13 @@ from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json
 from otel_cost.core.model.effects import Effects, Signal
+from otel_cost.core.outcomes import outcome_json, outcome_of
 from otel_cost.edge.books import JOURNAL, RECEIVER, EngineBooks
 from otel_cost.edge.config import split_endpoint
 from otel_cost.edge.engine import build_engine
 from otel_cost.edge.export import build_exporters
 from otel_cost.edge.export._metrics import DestinationMetrics
-from otel_cost.edge.journal import Fsync, Journal, keep_aside
+from otel_cost.edge.journal import Fsync, Journal, Record, keep_aside
 from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
 from otel_cost.edge.kept_hooks import Place, hook_record, in_order
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
@@ -53,10 +54,11 @@ if TYPE_CHECKING:
 
     from otel_cost.core.decide import Decision
     from otel_cost.core.model.event import HookEvent
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
+    from otel_cost.core.outcomes import OutcomeRule
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
-    from otel_cost.edge.journal import Record
     from otel_cost.edge.kept_hooks import KeptHook
     from otel_cost.edge.ledger import LedgerUnavailableError
     from otel_cost.pipeline import Engine
@@ -67,6 +69,7 @@ BACKLOG_BYTES: Final = 8 * 2**20
 DRAIN_S: Final = 30.0
 CURSORS_S: Final = 0.2  # how often it is written down how far each destination is
 _SIGNALS: Final = frozenset(signal.value for signal in Signal)
+OUTCOMES: Final = "outcomes"  # kind of journal record: a JSON list of what became of some work
 
 _log = structlog.get_logger(__name__)
 
@@ -231,6 +234,25 @@ class Service:
         )
         return lines
 
+    def learn(self, outcomes: Sequence[Outcome]) -> None:
+        """Write down what became of some work and let the engine know.
+
+        Raises:
+            JournalFullError, JournalBrokenError, TimeoutError: it is not on disk.
+        """
+        for tenant in {one.tenant for one in outcomes}:
+            told = json.dumps([outcome_json(one) for one in outcomes if one.tenant == tenant])
+            self.journal.append(Record(OUTCOMES, tenant, time.time_ns(), told.encode()), timeout_s=10)
+
+    @property
+    def outcome_rules(self) -> Sequence[OutcomeRule]:
+        return self.engine.rules.outcomes
+
+    @property
+    def github_secret(self) -> str | None:
+        github = self.config.outcomes.github
+        return None if github is None else github.secret.get_secret_value()
+
     def flush(self) -> None:
         """Wait until what the engine has said is in the ledger."""
         self._writer.flush()
@@ -340,6 +362,9 @@ class Service:
         self._next_position = record.position + 1
         if record.kind == HOOK_KIND:
             return  # taken in before it was written down
+        if record.kind == OUTCOMES:
+            self._learn(record)
+            return
         if record.kind not in _SIGNALS:
             if record.kind not in self._unknown_kinds:
                 self._unknown_kinds.add(record.kind)
@@ -358,6 +383,14 @@ class Service:
             self._books.set_aside(signal, max(0, items - went_on))
             kept = keep_aside(self._quarantine, record)
             _log.error("a request was set aside", position=record.position, kept=kept, **whereabouts(error))
+
+    def _learn(self, record: Record) -> None:
+        try:
+            for told in json.loads(record.payload):
+                self.engine.learn(outcome_of(told))
+        except (ValueError, KeyError, TypeError) as error:
+            kept = keep_aside(self._quarantine, record)
+            _log.error("an outcome was set aside", position=record.position, kept=kept, **whereabouts(error))
 
     def _feeding(self, signal: Signal, record: Record, decoded: Any) -> Iterator[None]:  # noqa: ANN401  # of the signal
         if signal is Signal.METRICS:

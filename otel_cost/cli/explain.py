@@ -82,6 +82,7 @@ def _tell(out: Console, run: Row, *, full: bool) -> None:
             f"{escape(printable(leg['model']))} × {leg['calls']} {money(leg['cost_usd'])}" for leg in run["model_route"]
         ]
         out.print(f"Route: {' → '.join(legs)}", soft_wrap=True)
+    _tell_verdict(out, run)
     _tell_alerts(out, run)
     out.print()
     tree, echoes = without_echoes(run["tree"])
@@ -97,6 +98,21 @@ def _tell(out: Console, run: Row, *, full: bool) -> None:
             f"Corrected: {escape(printable(one['why']))}: {money(one['old_usd'])} became {money(one['new_usd'])}",
             soft_wrap=True,
         )
+
+
+_VERDICTS = {"worth_it": "[green]Worth it[/]", "waste": "[red]Waste[/]", "unknown": "Worth it? [yellow]Unknown[/]"}
+
+
+def _tell_verdict(out: Console, run: Row) -> None:
+    from rich.markup import escape
+
+    out.print(f"{_VERDICTS[run['verdict']]}: {escape(printable(run['verdict_why']))}.", soft_wrap=True)
+    for one in run["outcomes"][-10:]:
+        about = f" {printable(one['subject'])}" if one["subject"] else ""
+        word = printable(one["label"] if one["label"] is not None else one["score"])
+        link = f" {printable(one['url'])}" if one["url"] else ""
+        told = f"{one['at'][:19]}Z {printable(one['name'])}{about}: {one['value']}{f' ({word})' if word else ''}{link}"
+        out.print(f"[dim]  {escape(told)}[/]", soft_wrap=True)
 
 
 def _tell_alerts(out: Console, run: Row) -> None:

@@ -20,6 +20,7 @@ from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Severity
+from otel_cost.core.outcomes import judge, latest
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
 
@@ -322,6 +323,7 @@ def evidence(run: Run, call: Call) -> dict[str, object]:
         "model_route": [leg.model for leg in route(c for c in calls if c.kind in MODEL_KINDS)],
         "tools": tools,
         "retries": sum(c.failed for c in calls if c.kind in MODEL_KINDS) + sum(c.attempts - 1 for c in calls),
+        **_evals(run),
         "cost_usd": None if cost is None else nano_to_text(cost),
         "wasted_usd": None if lost is None else nano_to_text(lost),
     }
@@ -332,6 +334,17 @@ def _forget(watched: Watched, agent: Agent) -> None:
     gone = {id(observed) for observed in agent.history[: _HISTORY // 4]}
     del agent.history[: _HISTORY // 4]
     watched.fed = {call_id: observed for call_id, observed in watched.fed.items() if id(observed) not in gone}
+
+
+def _evals(run: Run) -> dict[str, object]:
+    """What is known of the run's outcome so far."""
+    if not run.outcomes:
+        return {}
+    last = latest(run.outcomes.values())
+    return {
+        "evals": {one.name: one.value.value for one in last if one.source == "evaluation"},
+        "outcome": judge(last).outcome,
+    }
 
 
 def _when(observed: Observed) -> tuple[int, int, bytes]:

@@ -12,7 +12,16 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from otel_cost.core.model.effects import Signal
 from otel_cost.document import Document, Place, expand, in_file_order, merge, nearest, parse_document, problems_of
@@ -142,6 +151,18 @@ class Journal(_Part):
     when_full: Literal["refuse"] = "refuse"
 
 
+class GithubWebhooks(_Part):
+    """Webhooks of a repository or organisation, sent to `/v1/outcomes`."""
+
+    secret: Annotated[SecretStr, Field(min_length=1)]
+
+
+class Outcomes(_Part):
+    """Who may tell what became of the work."""
+
+    github: GithubWebhooks | None = None
+
+
 class EngineConfig(_Part):
     """What the engine's time and memory are."""
 
@@ -170,6 +191,7 @@ class Config(_Part):
     prices: tuple[Path, ...] = ()
     journal: Journal = Journal()
     engine: EngineConfig = EngineConfig()
+    outcomes: Outcomes = Outcomes()
     service: Service = Service()
 
     @field_validator("receivers", mode="before")
@@ -179,7 +201,7 @@ class Config(_Part):
             return {key: {} if item is None else item for key, item in written.items()}
         return written
 
-    @field_validator("journal", "engine", "service", "api", mode="before")
+    @field_validator("journal", "engine", "outcomes", "service", "api", mode="before")
     @classmethod
     def _empty_is_default(cls, written: object) -> object:
         return {} if written is None else written

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from backtest_helper import SECOND, chat, failing, request
+from backtest_helper import SECOND, chat, evaluation, failing, request, span
 from running import Process, until
 
 from otel_cost.cli import run
@@ -163,3 +163,23 @@ def test_what_cannot_be_decoded_is_exit_1_and_unusable_arguments_are_exit_2(
     code, _, err = backtest(capsys, "--rules", wrong, "--against", input_, "-c", config)
     assert code == 2
     assert "wrong.yaml:2" in err
+
+
+def test_harm_is_the_successful_work_that_a_rule_would_have_cut(
+    files: tuple[Path, Path, Path, list[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict, config, _, _ = files
+    start_ns = 1_790_000_000 * SECOND
+    bodies = []
+    for name, label in (("good", "pass"), ("bad", "fail")):
+        calls = [chat(name, 2 + turn, start_ns + turn * SECOND, 6000) for turn in range(3)]
+        judged = span(name, 9, start_ns, {}, events=[evaluation("tests", start_ns, score__label=label)])
+        bodies.append(request(*calls, judged))
+    input_ = tmp_path / "judged.jsonl"
+    input_.write_bytes(b"\n".join(bodies))
+    code, lines, _ = backtest(capsys, "--rules", strict, "--against", input_, "-c", config)
+    assert code == 0
+    cap = next(line for line in lines if line.get("rule") == "run-cap" and line["type"] == "rule")
+    assert (cap["harmed_runs"], cap["harmed_traces_count"], cap["cut_runs_unknown"]) == (["good"], 1, 0)
+    assert cap["harmed_traces"] == [b"good".hex().ljust(32, "0")]
+    assert cap["harmed_usd"] == "0.12250"[:6]

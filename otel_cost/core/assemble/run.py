@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from otel_cost.core.model.charge import Charge
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.step import Step
 
 
@@ -60,6 +61,8 @@ class Run:
     carrier: dict[str, bytes] = field(default_factory=dict)  # call id → the span that carries its cost downstream
     wasted: dict[str, int | None] = field(default_factory=dict)  # episode → nano
     meter: Meter | None = None  # what metrics tell of it: counted only where nothing else tells of its model calls
+    joins: set[str] = field(default_factory=set)  # where its work ends up: `branch:…`, `commit:…`, `ticket:…`
+    outcomes: dict[str, Outcome] = field(default_factory=dict)  # what became of it, as far as told while it is open
     sender: str = ""  # names a run that is known by nothing but who sent its metrics
     absorbed_by: Run | None = None
     relabelled: bool = False  # its id or who it is for has changed since the engine last looked
@@ -79,6 +82,7 @@ class Run:
     _metered: dict[str, Step] = field(default_factory=dict)  # calls that only metrics tell of
     _by_tool: bool = False  # a hook told of a tool call without naming it
     _closing: bool = False
+    _named: tuple[str, set[str]] = ("", set())  # id and keys by which outcomes find it, as told
 
     @property
     def id(self) -> str:
@@ -116,6 +120,19 @@ class Run:
         if session not in self.sessions:
             self.sessions.add(session)
             self.relabelled = True
+
+    def new_keys(self) -> list[str]:
+        """Keys by which outcomes find it under its present name, each told once."""
+        name, told = self._named
+        if name != self.id:
+            self._named = (self.id, told := set())
+        if len(told) == len(self.traces) - (b"" in self.traces) + len(self.sessions) + len(self.joins):
+            return []
+        keys = [f"trace:{trace_id.hex()}" for trace_id in self.traces if trace_id]
+        keys += [f"session:{session}" for session in self.sessions]
+        fresh = [key for key in (*keys, *self.joins) if key not in told]
+        told.update(fresh)
+        return sorted(fresh)
 
     def trace(self, trace_id: bytes) -> Trace:
         found = self.traces.get(trace_id)
@@ -526,6 +543,8 @@ class Run:
         self.told |= other.told
         self.carrier |= other.carrier
         self.wasted |= other.wasted
+        self.joins |= other.joins
+        self.outcomes |= other.outcomes
         if other.meter is not None:
             self.meter = self.meter or Meter()
             self.meter.absorb(other.meter)

@@ -48,6 +48,7 @@ def freeze(run: Run) -> bytes:
         "carrier": run.carrier,
         "meter": None if run.meter is None else run.meter.state(),
         "sender": run.sender,
+        "joins": sorted(run.joins),
         "traces": {
             trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes()
             for trace in run.traces.values()
@@ -81,6 +82,7 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
     run = Run(state["tenant"], charge, position, active_ns=state["active_ns"])
     run.sessions.update(state["sessions"])
     run.sender = state.get("sender", "")
+    run.joins.update(state.get("joins", ()))
     if (meter := state.get("meter")) is not None:
         run.meter = Meter.of_state(meter)
     for trace_id, packed in state["traces"].items():

@@ -8,12 +8,18 @@ from otel_cost.core.assemble.join import REPEATABLE, canonical
 from otel_cost.core.assemble.snapshot import freeze
 from otel_cost.core.model.run import ClosedRun, Node, RouteLeg, RunSummary, TraceSummary
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Status
+from otel_cost.core.outcomes import judge, latest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
+
+
+def began_ns(run: Run) -> int:
+    """When its first step started."""
+    return min((step.start_ns for step in run.steps), default=0)
 
 
 def total(calls: Iterable[Call]) -> int | None:
@@ -39,13 +45,16 @@ def summarise(run: Run) -> RunSummary:
     for call in calls:
         if call.agent:
             agents.setdefault(call.agent)
+    nano, lost = total(calls), wasted(run)
+    outcomes = latest(run.outcomes.values())
+    judgement = judge(outcomes, nano, lost)
     return RunSummary(
         run_id=run.id,
         tenant=run.tenant,
         trace_ids=tuple(sorted(run.traces.keys() - {b""})),
         start_ns=min((step.start_ns for step in told), default=0),
         end_ns=max((step.end_ns for step in told), default=0),
-        nano=total(calls),
+        nano=nano,
         complete=not holes,
         unpriced_calls=sum(call.charge.status is not Status.PRICED for call in holes),
         llm_calls=len(model_calls),
@@ -54,8 +63,12 @@ def summarise(run: Run) -> RunSummary:
         agents=tuple(agents),
         session=min(run.sessions, default=None),
         who=run.who,
-        wasted_nano=wasted(run),
+        wasted_nano=lost,
         model_route=route(model_calls),
+        outcome=judgement.outcome,
+        verdict=judgement.verdict,
+        verdict_why=judgement.why,
+        outcomes=tuple(outcomes),
     )
 
 
@@ -156,6 +169,7 @@ def close(run: Run) -> ClosedRun:
         calls=in_order(run.calls.values()),
         nodes=nodes(run),
         snapshot=freeze(run),
+        joins=tuple(sorted(run.joins)),
         keys=(
             *(trace_id.hex() for trace_id in run.traces if trace_id),
             *(f"session:{session}" for session in sorted(run.sessions)),

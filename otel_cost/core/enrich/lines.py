@@ -8,6 +8,7 @@ from otel_cost.core.model.money import nano_to_text
 
 if TYPE_CHECKING:
     from otel_cost.core.model.call import Call
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary, TraceSummary
     from otel_cost.core.model.usage import Usage
 
@@ -18,7 +19,7 @@ def closed_lines(run: ClosedRun) -> list[Line]:
     """Everything to be said about a run when it closes: its calls, its traces, itself."""
     return [
         *(call_line(call, run.summary) for call in run.calls),
-        *(trace_line(trace) for trace in run.traces),
+        *({**trace_line(trace), **verdict_words(run.summary)} for trace in run.traces),
         run_line(run.summary),
     ]
 
@@ -87,9 +88,29 @@ def run_line(run: RunSummary) -> Line:
         "team": run.who.get("team"),
         "session": run.session,
         "wasted_usd": usd(run.wasted_nano),
-        "outcome": run.outcome,
-        "verdict": run.verdict,
+        **verdict_words(run),
+        "outcomes": [outcome_map(one) for one in run.outcomes],
         "model_route": [{"model": leg.model, "calls": leg.calls, "cost_usd": usd(leg.nano)} for leg in run.model_route],
+    }
+
+
+def verdict_words(run: RunSummary) -> Line:
+    """Was it worth its money, and why; one verdict for a run and its traces."""
+    return {"outcome": run.outcome, "verdict": run.verdict, "verdict_why": run.verdict_why}
+
+
+def outcome_map(one: Outcome) -> Line:
+    """One piece of news about finished work."""
+    return {
+        "id": one.id,
+        "name": one.name,
+        "value": one.value,
+        "source": one.source,
+        "at": rfc3339(one.at_ns),
+        "subject": one.subject,
+        "label": one.label,
+        "score": one.score,
+        "url": one.url,
     }
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import Resource, Scope
     from otel_cost.core.model.finding import Alert
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
 
 
@@ -71,4 +72,6 @@ class Effects:
     alerts: list[Alert] = field(default_factory=list)
     corrections: list[Correction] = field(default_factory=list)
     closed: list[ClosedRun] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    joins: list[tuple[str, str, str]] = field(default_factory=list)  # (tenant, run id, key by which outcomes find it)
     duplicates: int = 0  # resent records, not forwarded again

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from otel_cost.core.model.outcome import UNJUDGED
+
 if TYPE_CHECKING:
     from otel_cost.core.model.call import Call
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.vocabulary import Kind
 
 
@@ -53,7 +56,9 @@ class RunSummary:
     wasted_nano: int | None
     model_route: tuple[RouteLeg, ...]
     outcome: str | None = None
-    verdict: str | None = None
+    verdict: str = UNJUDGED.verdict
+    verdict_why: str = UNJUDGED.why
+    outcomes: tuple[Outcome, ...] = ()
 
 
 @dataclass(slots=True)
@@ -90,3 +95,4 @@ class ClosedRun:
     nodes: list[Node]
     snapshot: bytes = b""  # what a late span needs to revive it (core/assemble/snapshot.py)
     keys: tuple[str, ...] = field(default_factory=tuple)  # trace and session keys that find it
+    joins: tuple[str, ...] = ()  # where its work ends up (`core/outcomes.py`)

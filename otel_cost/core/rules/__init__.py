@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from pydantic import create_model
 
 from otel_cost.core.rules.kind import KINDS, Mode, RuleKind, Site, Strict, actions_of
-from otel_cost.core.rules.kinds import budgets, contacts, defaults, exceptions, identity, loops
+from otel_cost.core.rules.kinds import budgets, contacts, defaults, exceptions, identity, loops, outcomes
 from otel_cost.core.rules.lint import Placed, lint
 from otel_cost.core.rules.match import attribute_of
 from otel_cost.core.rules.template import placeholders
@@ -26,6 +26,7 @@ from otel_cost.errors import DocumentError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from otel_cost.core.outcomes import OutcomeRule
     from otel_cost.document import Document, Path, Place
     from otel_cost.errors import Problem
 
@@ -98,6 +99,10 @@ class RuleSet:
     @property
     def exceptions(self) -> tuple[exceptions.Exception_, ...]:
         return self.of(exceptions.KIND)
+
+    @property
+    def outcomes(self) -> tuple[OutcomeRule, ...]:
+        return self.of(outcomes.KIND)
 
     @property
     def attributes(self) -> frozenset[str]:

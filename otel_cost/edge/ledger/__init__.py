@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.effects import Correction, Effects
     from otel_cost.core.model.finding import Alert
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
 
 # JSON types only; ids lower-case hex, money decimal strings of USD or None.
@@ -77,6 +78,8 @@ class Batch:
     alerts: dict[tuple[str, str], Alert] = field(default_factory=dict)
     corrections: list[Correction] = field(default_factory=list)
     closed: dict[tuple[str, str], ClosedRun] = field(default_factory=dict)
+    outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)
+    joins: set[tuple[str, str, str]] = field(default_factory=set)  # (tenant, key by which outcomes find it, run id)
     rows: int = 0  # about how many it makes
 
     def add(self, effects: Effects) -> None:
@@ -88,6 +91,12 @@ class Batch:
         for alert in effects.alerts:
             self.alerts[alert.tenant, alert.id] = alert
         self.corrections.extend(effects.corrections)
+        for outcome in effects.outcomes:
+            known = self.outcomes.get((outcome.tenant, outcome.id))
+            if known is None or known.at_ns <= outcome.at_ns:
+                self.outcomes[outcome.tenant, outcome.id] = outcome
+        self.joins.update((tenant, key, run_id) for tenant, run_id, key in effects.joins)
+        self.rows += len(effects.outcomes) + len(effects.joins)
         for run in effects.closed:
             self.closed[run.summary.tenant, run.summary.run_id] = run
             self.rows += 1 + len(run.nodes)
@@ -165,6 +174,12 @@ class Ledger(Protocol):
 
     def alerts(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
         """Alert lines, the latest first. An episode that has been resolved shows as resolved only."""
+
+    def outcomes(self, runs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Outcome]]:
+        """What became of runs, by (tenant, run id): all news that reaches each; runs without any are left out."""
+
+    def outcomes_by_keys(self, tenant: str, keys: Sequence[str], start_ns: int) -> list[Outcome]:
+        """What became of a run that is known by these keys and began at `start_ns`."""
 
     def close(self) -> None: ...
 

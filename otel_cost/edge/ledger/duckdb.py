@@ -21,9 +21,11 @@ from otel_cost.core.budget import Spend
 from otel_cost.core.enrich.lines import rfc3339, trace_line, usd
 from otel_cost.core.enrich.records import alert_json, correction_json
 from otel_cost.core.model.money import Rate, exact_text, usd_to_nano
+from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
+from otel_cost.core.outcomes import outcome_json, outcome_of, reaching
 from otel_cost.edge.ledger import ATTRIBUTE, LedgerUnavailableError, Row, checked_dimensions
-from otel_cost.edge.ledger.story import story, told_run
+from otel_cost.edge.ledger.story import story, told_run, with_outcomes
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.charge import Item
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
     from otel_cost.edge.ledger import Batch
 
@@ -90,6 +93,18 @@ MIGRATIONS: Final = (
         at_ns BIGINT NOT NULL, line VARCHAR NOT NULL
     );
     """,
+    """
+    CREATE TABLE outcomes (
+        tenant VARCHAR NOT NULL, id VARCHAR NOT NULL, name VARCHAR NOT NULL, value VARCHAR NOT NULL,
+        at_ns BIGINT NOT NULL, line VARCHAR NOT NULL, PRIMARY KEY (tenant, id)
+    );
+    CREATE TABLE outcome_keys (
+        tenant VARCHAR NOT NULL, key VARCHAR NOT NULL, id VARCHAR NOT NULL, PRIMARY KEY (tenant, key, id)
+    );
+    CREATE TABLE run_joins (
+        tenant VARCHAR NOT NULL, key VARCHAR NOT NULL, run_id VARCHAR NOT NULL, PRIMARY KEY (tenant, key, run_id)
+    );
+    """,
 )
 
 _WHO: Final = ("org", "team", "user", "api_key", "project", "workflow")
@@ -139,6 +154,9 @@ _ALERTS: Final = _shape(
 _CORRECTIONS: Final = _shape(
     "corrections", id=_TEXT, tenant=_TEXT, run_id=_TEXT, trace_id=_BLOB, at_ns=_INT, line=_TEXT
 )
+_OUTCOMES: Final = _shape("outcomes", tenant=_TEXT, id=_TEXT, name=_TEXT, value=_TEXT, at_ns=_INT, line=_TEXT)
+_OUTCOME_KEYS: Final = _shape("outcome_keys", tenant=_TEXT, key=_TEXT, id=_TEXT)
+_RUN_JOINS: Final = _shape("run_joins", tenant=_TEXT, key=_TEXT, run_id=_TEXT)
 
 # A commit that cannot write its log is a TransactionException; there is no other writer to conflict with.
 _NOT_NOW: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException, duckdb.TransactionException)
@@ -239,6 +257,7 @@ class DuckDbLedger:
             written = self._write_calls(batch, facets, rates, trusting=trusting)
             self._write_closed(batch)
             self._write_told(batch)
+            self._write_outcomes(batch)
             self._db.execute(
                 "INSERT OR REPLACE INTO progress SELECT 'journal', greatest(?, coalesce(max(value), 0))"
                 " FROM progress WHERE name = 'journal'",
@@ -361,7 +380,7 @@ class DuckDbLedger:
                 self._db.execute("DELETE FROM call_rows WHERE id IN (SELECT id::UUID FROM staged)")
         if stale - closing:
             with _staged(self._db, pair, sorted(stale - closing)):
-                for table in ("runs", "traces", "snapshots", "run_keys"):
+                for table in ("runs", "traces", "snapshots", "run_keys", "run_joins"):
                     self._db.execute(
                         f"DELETE FROM {table} WHERE (tenant, run_id) IN (SELECT tenant, run_id FROM staged)"  # noqa: S608  # our own names
                     )
@@ -395,6 +414,34 @@ class DuckDbLedger:
             ],
             "INSERT OR IGNORE",
         )
+
+    def _write_outcomes(self, batch: Batch) -> None:
+        """News that is told again replaces what was known, unless it is older."""
+        if batch.outcomes:
+            rows = [
+                (one.tenant, one.id, one.name, one.value, one.at_ns, json.dumps(outcome_json(one)))
+                for one in batch.outcomes.values()
+            ]
+            with _staged(self._db, _OUTCOMES, rows):
+                self._db.execute(
+                    "INSERT INTO outcomes SELECT tenant, id, name, value, at_ns, line FROM staged"
+                    " ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, value = excluded.value,"
+                    " at_ns = excluded.at_ns, line = excluded.line WHERE excluded.at_ns >= outcomes.at_ns"
+                )
+            keys = [(one.tenant, key, one.id) for one in batch.outcomes.values() for key in one.keys]
+            _load(self._db, _OUTCOME_KEYS, sorted(set(keys)), "INSERT OR IGNORE")
+        closed = {
+            (tenant, key, run_id)
+            for (tenant, run_id), run in batch.closed.items()
+            for key in (*(f"trace:{t.hex()}" for t in run.summary.trace_ids), *run.joins)
+        }
+        closed |= {
+            (tenant, key, run_id)
+            for (tenant, run_id), run in batch.closed.items()
+            for key in run.keys
+            if key.startswith("session:")
+        }
+        _load(self._db, _RUN_JOINS, sorted(batch.joins | closed), "INSERT OR IGNORE")
 
     def _remember(self, batch: Batch, written: list[tuple[str, Call]]) -> None:
         for word in written:
@@ -550,7 +597,7 @@ class DuckDbLedger:
             " ORDER BY nano DESC NULLS LAST, start_ns DESC, run_id LIMIT ?",
             [_from(since_ns), _until(until_ns), tenant, tenant, top],
         )
-        return [json.loads(line) for (line,) in rows]
+        return self._judged([json.loads(line) for (line,) in rows])
 
     def alerts(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
         rows = self._rows(
@@ -577,7 +624,7 @@ class DuckDbLedger:
         mine = [owner, run_id]
         traces = sorted({bytes.fromhex(str(call["trace_id"])) for call in calls if call["trace_id"]})
         return story(
-            json.loads(lines[0][0]) if lines else _open_run(owner, run_id, calls),
+            self._judged([json.loads(lines[0][0]) if lines else _open_run(owner, run_id, calls)])[0],
             self._lines("SELECT line FROM traces WHERE tenant = ? AND run_id = ? ORDER BY trace_id", mine),
             calls,
             self._nodes_of(owner, run_id),
@@ -589,6 +636,26 @@ class DuckDbLedger:
             ),
             self._lines(f"SELECT line FROM corrections WHERE {_OF_RUN} ORDER BY at_ns, id", [*mine, traces]),  # noqa: S608
         )
+
+    def outcomes(self, runs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Outcome]]:
+        if not runs:
+            return {}
+        with self._reading() as db, _staged(db, _shape("pairs", tenant=_TEXT, run_id=_TEXT), sorted(set(runs))):
+            rows = db.execute(f"{_REACHED} SELECT tenant, run_id, start_ns, key, line FROM reached").fetchall()  # noqa: S608  # our own words
+        return _by_run(rows)
+
+    def outcomes_by_keys(self, tenant: str, keys: Sequence[str], start_ns: int) -> list[Outcome]:
+        rows = self._rows(
+            "SELECT k.key, o.line FROM outcome_keys k JOIN outcomes o USING (tenant, id)"
+            " WHERE k.tenant = ? AND list_contains(?::VARCHAR[], k.key)",
+            [tenant, list(keys)],
+        )
+        return reaching([(key, outcome_of(json.loads(line))) for key, line in rows], start_ns)
+
+    def _judged(self, lines: list[Row]) -> list[Row]:
+        """Run lines with what is known of them by now."""
+        found = self.outcomes([(str(line["tenant"]), str(line["run_id"])) for line in lines])
+        return [with_outcomes(line, found.get((str(line["tenant"]), str(line["run_id"])), [])) for line in lines]
 
     def _lines(self, sql: str, parameters: Sequence[object]) -> list[Row]:
         return [json.loads(line) for (line,) in self._rows(sql, parameters)]
@@ -799,7 +866,9 @@ def _open_run(tenant: str, run_id: str, calls: list[dict[str, Any]]) -> Row:
         "session": next((call["session"] for call in calls if call["session"]), None),
         "wasted_usd": None,
         "outcome": None,
-        "verdict": None,
+        "verdict": Verdict.UNKNOWN,
+        "verdict_why": UNJUDGED.why,
+        "outcomes": [],
         "model_route": list(route.values()),
         "start_time": min(call["start_time"] for call in calls),
         "end_time": max(call["end_time"] for call in calls),
@@ -886,6 +955,37 @@ waste AS (
     FROM (SELECT *, sum(share) OVER (PARTITION BY tenant, episode) AS given FROM shares) GROUP BY id
 )
 """
+
+
+# What became of the runs in `staged`: by the keys they are known by. A response's id leads to closed runs only.
+_REACHED: Final = """
+WITH known AS (
+    SELECT tenant, run_id, key FROM staged JOIN run_joins USING (tenant, run_id)
+    UNION
+    SELECT tenant, run_id, key FROM staged JOIN run_keys USING (tenant, run_id) WHERE starts_with(key, 'response:')
+),
+reached AS (
+    SELECT n.tenant, n.run_id, n.key, o.line, coalesce(r.start_ns, (
+        SELECT min(c.start_ns) FROM call_rows c JOIN facets f ON f.id = c.facet
+        WHERE c.run_id = n.run_id AND f.tenant = n.tenant
+    ), 0) AS start_ns
+    FROM known n
+    JOIN outcome_keys k ON k.tenant = n.tenant AND k.key = n.key
+    JOIN outcomes o ON o.tenant = k.tenant AND o.id = k.id
+    LEFT JOIN runs r ON r.tenant = n.tenant AND r.run_id = n.run_id
+)
+"""
+
+
+def _by_run(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[str, str], list[Outcome]]:
+    """Of (tenant, run id, start, shared key, line): the news that is about each run."""
+    told: dict[tuple[str, str], list[tuple[str, Outcome]]] = {}
+    starts: dict[tuple[str, str], int] = {}
+    for tenant, run_id, start_ns, key, line in rows:
+        starts[tenant, run_id] = start_ns
+        told.setdefault((tenant, run_id), []).append((key, outcome_of(json.loads(line))))
+    found = {run: reaching(news, starts[run]) for run, news in told.items()}
+    return {run: news for run, news in found.items() if news}
 
 
 def _dimension(name: str, parameters: list[object]) -> str:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from otel_cost.core.enrich.lines import call_line, rfc3339, run_line, trace_line, usd
+from otel_cost.core.enrich.lines import call_line, outcome_map, rfc3339, run_line, trace_line, usd
 from otel_cost.core.model.money import exact_text, usd_to_nano
+from otel_cost.core.model.outcome import UNJUDGED
 from otel_cost.core.model.vocabulary import Status
+from otel_cost.core.outcomes import judge, latest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.charge import Item
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, Node, RunSummary
 
 Row = dict[str, Any]
@@ -49,9 +52,10 @@ def story(
     Rows are contract lines; a node row has the fields of `Branch`, `parent_id` and
     `self_nano` in place of money and children. A priced call without a node of its own stands on top.
     """
+    said = {name: run[name] for name in ("outcome", "verdict", "verdict_why")}
     return {
         **run,
-        "traces": list(traces),
+        "traces": [{**trace, **said} for trace in traces],
         "tree": tree([*nodes], calls),
         "calls": list(calls),
         "alerts": list(alerts),
@@ -70,6 +74,16 @@ def story_of(closed: ClosedRun, alerts: Sequence[Row] = (), corrections: Sequenc
         alerts,
         corrections,
     )
+
+
+def with_outcomes(run: Row, outcomes: Sequence[Outcome]) -> Row:
+    """A run line, or a whole story, with the verdict that all news known by now make; its traces share it."""
+    judgement = judge(outcomes, _nano(run["cost_usd"]), _nano(run["wasted_usd"])) if outcomes else UNJUDGED
+    said = {"outcome": judgement.outcome, "verdict": judgement.verdict, "verdict_why": judgement.why}
+    told = {**run, **said, "outcomes": [outcome_map(one) for one in latest(outcomes)]}
+    if "traces" in run:
+        told["traces"] = [{**trace, **said} for trace in run["traces"]]
+    return told
 
 
 def told_run(summary: RunSummary, *, is_open: bool) -> Row:

@@ -23,6 +23,7 @@ from otel_cost.edge.ledger import LedgerUnavailableError, UnknownDimensionError
 from otel_cost.edge.serve import discovery
 from otel_cost.edge.serve.hooks import hook_routes
 from otel_cost.edge.serve.openapi import document
+from otel_cost.edge.serve.outcomes import outcome_routes
 from otel_cost.edge.serve.pages import HERE, Pages
 from otel_cost.edge.serve.views import Views
 from otel_cost.edge.serve.when import instant_ns
@@ -125,6 +126,7 @@ def make_app(host: Host, *, reload: Callable[[], None] | None = None) -> ASGIApp
                 Route("/v1/alerts", alerts),
                 Route("/openapi.json", openapi),
                 Route("/-/reload", reloaded, methods=["POST"]),
+                *outcome_routes(host),
                 *hook_routes(
                     lambda event: host.decide(event),  # noqa: PLW0108  # the host may not be complete yet
                     metrics=HookMetrics(host.registry),

@@ -78,6 +78,19 @@ def document() -> dict[str, Any]:
                 answer=_object(alerts={"type": "array", "items": {"type": "object"}}),
                 refused=True,
             ),
+            "/v1/outcomes": {
+                "post": {
+                    "summary": "What became of some work, also as GitHub's webhooks; on disk when it answers",
+                    "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
+                    "responses": {
+                        "200": _answer(
+                            _object(accepted=_COUNT, outcomes={"type": "array", "items": {"type": "object"}})
+                        ),
+                        "400": _answer({"$ref": "#/components/schemas/Error"}),
+                        "401": _answer({"$ref": "#/components/schemas/Error"}),
+                    },
+                }
+            },
             "/v1/decide": {
                 "post": {
                     "summary": "May an agent go on? Asked before its next model or tool call",

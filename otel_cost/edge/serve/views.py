@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.core.model.event import DEFAULT_TENANT
 from otel_cost.edge.ledger import by_cost
-from otel_cost.edge.ledger.story import Row, story_of, told_run
+from otel_cost.edge.ledger.story import Row, story_of, told_run, with_outcomes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Future
 
     from prometheus_client import CollectorRegistry
 
     from otel_cost.core.decide import Decision
     from otel_cost.core.model.event import HookEvent
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
+    from otel_cost.core.outcomes import OutcomeRule
     from otel_cost.edge.ledger import Ledger
 
 
@@ -37,6 +40,17 @@ class Host(Protocol):
 
     def open_runs(self) -> list[RunSummary]:
         """Every open run as it stands."""
+
+    def learn(self, outcomes: Sequence[Outcome]) -> None:
+        """Take in what became of some work; on disk when this returns."""
+
+    @property
+    def outcome_rules(self) -> Sequence[OutcomeRule]:
+        """How webhooks are read."""
+
+    @property
+    def github_secret(self) -> str | None:
+        """What GitHub signs its webhooks with; None: they are refused."""
 
     def decide(self, event: HookEvent) -> Future[Decision]:
         """What a harness is to be told at this event, which is also taken in. Does not block."""
@@ -60,7 +74,9 @@ class Views:
             return written
         alerts: Any = written["alerts"] if written else ()
         corrections: Any = written["corrections"] if written else ()
-        return story_of(live, alerts, corrections, is_open=True)
+        keys = (*(f"trace:{trace_id.hex()}" for trace_id in live.summary.trace_ids), *live.keys, *live.joins)
+        told = self.ledger.outcomes_by_keys(live.summary.tenant, keys, live.summary.start_ns)
+        return with_outcomes(story_of(live, alerts, corrections, is_open=True), _all_of(told, live.summary.outcomes))
 
     def open_runs(self, tenant: str | None = None) -> list[Row]:
         """Run lines of the runs that have calls and are not closed, dearest first."""
@@ -68,14 +84,20 @@ class Views:
             summaries = self._host.open_runs()
         except TimeoutError:
             return []
-        return sorted(
-            (
-                told_run(summary, is_open=True)
-                for summary in summaries
-                if tenant in {None, summary.tenant} and (summary.llm_calls or summary.tool_calls)
-            ),
-            key=by_cost,
+        mine = [
+            summary
+            for summary in summaries
+            if tenant in {None, summary.tenant} and (summary.llm_calls or summary.tool_calls)
+        ]
+        written = self.ledger.outcomes([(summary.tenant, summary.run_id) for summary in mine])
+        rows = (
+            with_outcomes(
+                told_run(summary, is_open=True),
+                _all_of(written.get((summary.tenant, summary.run_id), ()), summary.outcomes),
+            )
+            for summary in mine
         )
+        return sorted(rows, key=by_cost)
 
     def runs(self, top: int, since_ns: int | None, until_ns: int | None, tenant: str | None) -> list[Row]:
         """The dearest runs, open and closed."""
@@ -91,3 +113,8 @@ class Views:
             for run in self.open_runs(tenant)
             if (from_ is None or run["start_time"] >= from_) and (until is None or run["start_time"] < until)
         ]
+
+
+def _all_of(written: Sequence[Outcome], live: Sequence[Outcome]) -> list[Outcome]:
+    """What the ledger and the engine know of a run, each once."""
+    return list({one.id: one for one in (*written, *live)}.values())

@@ -11,6 +11,7 @@ from ledger_cases import NOON_NS, a_call, a_run, an_alert, trace_of
 
 from otel_cost.core.model.effects import Correction, Effects
 from otel_cost.core.model.money import usd_to_nano
+from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Flag, Kind, Reason
 from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, UnknownDimensionError
@@ -355,3 +356,66 @@ def test_a_closed_run_that_is_committed_again_replaces_what_was_there(ledger: Le
     assert story is not None
     assert story["cost_usd"] == "0.000000027"
     assert len(story["tree"]) == 1  # every step still stands there once
+
+
+# --- what became of the work ---
+
+
+def news(name: str, value: str, *keys: str, at_s: float = 100, id_: str | None = None) -> Outcome:
+    return Outcome(
+        id=id_ or f"{name}-{at_s}",
+        tenant="default",
+        name=name,
+        value=Result(value),
+        at_ns=NOON_NS + int(at_s * 10**9),
+        source="api",
+        keys=keys,
+    )
+
+
+def test_outcomes_reach_open_and_closed_runs_before_and_after(ledger: Ledger) -> None:
+    early = news("merged_pr", "success", "branch:fix/1")
+    ledger.commit(batch_of(Effects(outcomes=[early])), 1)
+    # An open run, known by what has been said of it so far.
+    call = a_call("a", session="conv")
+    effects = written(call, run_id="conv")
+    effects.joins = [("default", "conv", key) for key in (f"trace:{RUN}", "session:conv", "branch:fix/1")]
+    ledger.commit(batch_of(effects), 2)
+    assert ledger.outcomes([("default", "conv")]) == {("default", "conv"): [early]}
+    run = ledger.run("conv")
+    assert run is not None
+    assert (run["outcome"], run["verdict"]) == ("success", "worth_it")
+    # Closed, and later told of otherwise.
+    ledger.commit(batch_of(closed(call, run_id="conv", extra_keys=("session:conv",))), 3)
+    late = news("tests", "failure", f"trace:{RUN}", at_s=200)
+    ledger.commit(batch_of(Effects(outcomes=[late])), 4)
+    run = ledger.run("conv")
+    assert run is not None
+    assert [one["name"] for one in run["outcomes"]] == ["merged_pr", "tests"]
+    assert (run["verdict"], run["traces"][0]["verdict"]) == ("waste", "waste")
+    assert ledger.runs()[0]["verdict"] == "waste"
+    assert ledger.outcomes([("other", "conv"), ("default", "none")]) == {}
+    assert ledger.outcomes_by_keys("default", ["session:conv", "branch:fix/1"], NOON_NS) == [early]
+
+
+def test_an_outcome_told_again_replaces_itself_unless_it_is_older(ledger: Ledger) -> None:
+    ledger.commit(batch_of(closed(a_call("a"))), 1)
+    for value, at_s in (("failure", 100), ("success", 300), ("failure", 200)):
+        told = news("pr", value, f"trace:{RUN}", at_s=at_s, id_="pr")
+        ledger.commit(batch_of(Effects(outcomes=[told])), 2)
+        ledger.commit(batch_of(Effects(outcomes=[told])), 2)
+    ((one,),) = ledger.outcomes([("default", RUN)]).values()
+    assert (one.value, one.at_ns) == ("success", NOON_NS + 300 * 10**9)
+
+
+def test_a_branch_leads_only_to_runs_that_had_begun(ledger: Ledger) -> None:
+    effects = closed(a_call("a", start_s=10_000))
+    effects.joins = [("default", RUN, "branch:main")]
+    ledger.commit(batch_of(effects, Effects(outcomes=[news("merged_pr", "success", "branch:main", at_s=5)])), 1)
+    assert ledger.outcomes([("default", RUN)]) == {}
+
+
+def test_a_response_leads_to_the_closed_run_that_got_it(ledger: Ledger) -> None:
+    told = news("judged", "success", "response:resp-1")
+    ledger.commit(batch_of(closed(a_call("a"), extra_keys=("response:resp-1",)), Effects(outcomes=[told])), 1)
+    assert ledger.outcomes([("default", RUN)]) == {("default", RUN): [told]}

@@ -1,0 +1,113 @@
+"""What became of the work of runs: told by hand or by a script."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import urllib3
+from pydantic import ValidationError
+
+from otel_cost.core.model.event import DEFAULT_TENANT
+from otel_cost.edge.config import load_config
+from otel_cost.edge.ledger import FILE, Batch
+from otel_cost.edge.serve import discovery
+from otel_cost.edge.serve.outcomes import first_mistake, read_told
+from otel_cost.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from otel_cost.core.model.outcome import Outcome
+
+app = typer.Typer(no_args_is_help=True, help="What became of the work of runs: told by hand or by a script.")
+
+
+@app.callback()
+def _outcome() -> None:
+    """What became of the work of runs: told by hand or by a script."""
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What kind of outcome: merged_pr, resolved_ticket, accepted …")],
+    value: Annotated[str, typer.Argument(help="success, failure or unknown")] = "success",
+    run: Annotated[str | None, typer.Option(help="The run it is about")] = None,
+    trace: Annotated[str | None, typer.Option(help="A trace of the run, in hex")] = None,
+    session: Annotated[str | None, typer.Option(help="The run's session or conversation")] = None,
+    branch: Annotated[str | None, typer.Option(help="The branch that the work is on")] = None,
+    commit: Annotated[str | None, typer.Option(help="The commit that the run started from or made")] = None,
+    ticket: Annotated[str | None, typer.Option(help="PROJ-12, 12, org/repo#12, or its address")] = None,
+    repository: Annotated[str | None, typer.Option(help="Whose branch or ticket: org/repo")] = None,
+    at: Annotated[str | None, typer.Option(help="When, RFC 3339. Default: now")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="Told again under the same id it replaces the first")] = None,
+    subject: Annotated[str | None, typer.Option(help="The thing it is about, to be shown")] = None,
+    label: Annotated[str | None, typer.Option(help="A judge's word")] = None,
+    score: Annotated[float | None, typer.Option(help="A judge's figure")] = None,
+    url: Annotated[str | None, typer.Option(help="Where it can be looked at")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
+    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Config of the service")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data")] = None,
+) -> None:
+    """Tell the running service, else the ledger on disk, what became of some work."""
+    given = {
+        "name": name,
+        "value": value,
+        "run_id": run,
+        "trace_id": trace,
+        "session_id": session,
+        "branch": branch,
+        "commit": commit,
+        "ticket": ticket,
+        "repository": repository,
+        "at": at,
+        "id": id_,
+        "subject": subject,
+        "label": label,
+        "score": score,
+        "url": url,
+    }
+    told = {key: said for key, said in given.items() if said is not None}
+    try:
+        (outcome,) = read_told(told, DEFAULT_TENANT, time.time_ns())
+    except ValidationError as error:
+        raise UsageError(first_mistake(error)) from error
+    folder = data_dir.expanduser().absolute() if data_dir is not None else load_config(config or []).data_dir
+    service = discovery.find(folder)
+    if service is not None:
+        _post(service, told)
+    else:
+        _write(folder, outcome)
+    if as_json:
+        print(json.dumps({"id": outcome.id, "name": outcome.name, "value": outcome.value, "keys": list(outcome.keys)}))
+    else:
+        print(f"{outcome.name}: {outcome.value}, joined by {', '.join(outcome.keys)}")
+
+
+def _post(service: str, told: Mapping[str, object]) -> None:
+    http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2.0, read=30.0))
+    try:
+        answer = http.request("POST", f"{service}/v1/outcomes", json=told)
+        body = answer.json()
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise UsageError(f"the service at {service} does not answer: {error}") from error
+    if answer.status != 200:
+        raise UsageError(str(body.get("error", f"{service}: HTTP {answer.status}")))
+
+
+def _write(folder: Path, outcome: Outcome) -> None:
+    if not (folder / FILE).exists():
+        raise UsageError(
+            f"nothing has been recorded in {folder}\n"
+            "    start `otel-cost serve`, or name its folder with --data-dir or its config with -c"
+        )
+    from otel_cost.edge.ledger.duckdb import DuckDbLedger  # not needed where the API answers
+
+    ledger = DuckDbLedger(folder / FILE)
+    try:
+        ledger.commit(Batch(outcomes={(outcome.tenant, outcome.id): outcome}), 0)
+    finally:
+        ledger.close()
