@@ -49,13 +49,14 @@ def _answer(arguments: list[str], deadline: float) -> str:
     body = sys.stdin.buffer.read(MOST_BYTES)
     payload: dict[str, Any] = {}
     try:
-        read = json.loads(body.decode("utf-8", "replace"))
+        text = body.decode("utf-8", "replace")
+        read = json.loads(text)
         payload = read if isinstance(read, dict) else {}
     except (ValueError, RecursionError):
         _say("the payload is no JSON; going on without an answer")
         return "{}"
     long = len(body) > MAX_BYTES
-    if _trim(payload) or long:
+    if _trim(payload) or long or "\ufffd" in text:
         body = json.dumps(_cut(payload) if long else payload, separators=(",", ":")).encode()
     if _is_chunk(payload):
         return "{}"

@@ -69,7 +69,8 @@ def read_hook(dialect: str, body: bytes, received_ns: int, tenant: str = DEFAULT
         DecodeError: the body is no JSON object, or none of this dialect's payloads.
     """
     try:
-        payload = json.loads(body)
+        # What a command printed may be cut in the middle of a character; the rest of the payload is as good as ever.
+        payload = json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         raise DecodeError("the hook payload is no JSON") from None
     if not isinstance(payload, dict):
