@@ -31,7 +31,7 @@ from otel_cost.core.enrich.records import (
     alert_record,
     correction_record,
 )
-from otel_cost.core.model.attributes import text
+from otel_cost.core.model.attributes import PlainAttributes, text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, Status
@@ -319,6 +319,7 @@ class Engine:
     def _pass_on(self, event: SpanEvent, run: Run, step: Step | None, now_ns: int) -> None:
         """A span goes on at once; roots and roll-ups, which say what is below them, wait."""
         if not event.parent_id or (step is not None and (step.rollup or step.kind is Kind.AGENT)):
+            event.attributes, event.raw_events = _READ, ()  # they hold the whole request in memory
             self._held.append(Held(now_ns + self.settings.settle_ns, event, step, run, self._position))
             return
         extra, call = b"", None
@@ -568,6 +569,7 @@ def _carried(run: Run, step: Step) -> Call | None:
     return call if call is not None and run.carrier.get(call.id) == step.span_id else None
 
 
+_READ = PlainAttributes()
 _ROOT_KEYS = (b"session.id", b"conversation.id", b"user.id", b"user.email")
 
 

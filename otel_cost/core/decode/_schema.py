@@ -29,13 +29,33 @@ _Field = descriptor_pb2.FieldDescriptorProto
 _PACKAGE: Final = "otel_cost.lazy"
 
 
+def _map_entry() -> descriptor_pb2.DescriptorProto:
+    """`map<string, bytes>`, as which attributes are read."""
+    entry = descriptor_pb2.DescriptorProto(name="AttributesEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
+    entry.field.add(name="value", number=2, type=_Field.TYPE_BYTES, label=_Field.LABEL_OPTIONAL)
+    return entry
+
+
+_ENTRY: Final = _map_entry()
+
+
 def _derive(
-    source: Descriptor, fields: Collection[str], *, as_bytes: Collection[str] = (), as_messages: Mapping[str, str] = {}
+    source: Descriptor,
+    fields: Collection[str],
+    *,
+    name: str = "",
+    as_bytes: Collection[str] = (),
+    as_messages: Mapping[str, str] = {},
 ) -> descriptor_pb2.DescriptorProto:
-    """The message `source` with only `fields`; `as_messages` names the lazy twin that a field's type becomes."""
+    """The message `source` with only `fields`; `as_messages` names the lazy twin that a field's type becomes.
+
+    `attributes` is a map everywhere. `name`: of a second twin of the same message.
+    """
     official = descriptor_pb2.DescriptorProto()
     source.CopyToProto(official)
-    twin = descriptor_pb2.DescriptorProto(name=source.name)
+    twin = descriptor_pb2.DescriptorProto(name=name or source.name)
     missing = set(fields)
     for field in official.field:
         if field.name not in missing:
@@ -45,6 +65,9 @@ def _derive(
         if field.name in as_bytes:
             field.type = _Field.TYPE_BYTES
             field.ClearField("type_name")
+        elif field.name == "attributes":
+            twin.nested_type.append(_ENTRY)
+            field.type_name = f".{_PACKAGE}.{twin.name}.{_ENTRY.name}"
         elif field.name in as_messages:
             field.type_name = f".{_PACKAGE}.{as_messages[field.name]}"
         elif field.type == _Field.TYPE_ENUM:  # same encoding, and a value of a later OTLP stays what it is
@@ -56,44 +79,48 @@ def _derive(
     return twin
 
 
+def _path(
+    request: Descriptor, resource: Descriptor, scope: Descriptor, record: str | None
+) -> list[descriptor_pb2.DescriptorProto]:
+    """An export request with nothing but the way to its records, which are bytes, or messages of the twin `record`."""
+    step = "Parsed" if record else "Split"
+    resources, scopes, records = (
+        next(field.name for field in of.fields if field.message_type is below)
+        for of, below in ((request, resource), (resource, scope), (scope, _record_of(scope)))
+    )
+    return [
+        _derive(request, [resources], name=step + request.name, as_messages={resources: step + resource.name}),
+        _derive(resource, [scopes], name=step + resource.name, as_messages={scopes: step + scope.name}),
+        _derive(
+            scope,
+            [records],
+            name=step + scope.name,
+            as_bytes=[] if record else [records],
+            as_messages={records: record} if record else {},
+        ),
+    ]
+
+
+def _record_of(scope: Descriptor) -> Descriptor:
+    return LogRecord.DESCRIPTOR if scope is ScopeLogs.DESCRIPTOR else Span.DESCRIPTOR
+
+
 def _build() -> dict[str, type[Message]]:
     span_event: Final = Span.DESCRIPTOR.nested_types_by_name["Event"]
-    kept = ("name", "version", "attributes")
+    words = ("name", "version")
     file = descriptor_pb2.FileDescriptorProto(name="otel_cost/lazy.proto", package=_PACKAGE, syntax="proto3")
     file.message_type.extend(
         [
-            _derive(Resource.DESCRIPTOR, ["attributes"], as_bytes=["attributes"]),
-            _derive(InstrumentationScope.DESCRIPTOR, kept, as_bytes=kept),
-            _derive(
-                ExportTraceServiceRequest.DESCRIPTOR,
-                ["resource_spans"],
-                as_messages={"resource_spans": "ResourceSpans"},
-            ),
-            _derive(
-                ResourceSpans.DESCRIPTOR,
-                ["resource", "scope_spans"],
-                as_messages={"resource": "Resource", "scope_spans": "ScopeSpans"},
-            ),
-            _derive(
-                ScopeSpans.DESCRIPTOR,
-                ["scope", "spans"],
-                as_bytes=["spans"],
-                as_messages={"scope": "InstrumentationScope"},
-            ),
-            _derive(
-                ExportLogsServiceRequest.DESCRIPTOR, ["resource_logs"], as_messages={"resource_logs": "ResourceLogs"}
-            ),
-            _derive(
-                ResourceLogs.DESCRIPTOR,
-                ["resource", "scope_logs"],
-                as_messages={"resource": "Resource", "scope_logs": "ScopeLogs"},
-            ),
-            _derive(
-                ScopeLogs.DESCRIPTOR,
-                ["scope", "log_records"],
-                as_bytes=["log_records"],
-                as_messages={"scope": "InstrumentationScope"},
-            ),
+            # Requests taken apart: what is not on the way down to the records stays an unknown field of its envelope.
+            *_path(ExportTraceServiceRequest.DESCRIPTOR, ResourceSpans.DESCRIPTOR, ScopeSpans.DESCRIPTOR, None),
+            *_path(ExportLogsServiceRequest.DESCRIPTOR, ResourceLogs.DESCRIPTOR, ScopeLogs.DESCRIPTOR, None),
+            # The same with its spans parsed: cheaper than one by one, for a request in which all are valid.
+            *_path(ExportTraceServiceRequest.DESCRIPTOR, ResourceSpans.DESCRIPTOR, ScopeSpans.DESCRIPTOR, "Span"),
+            # Envelopes.
+            _derive(Resource.DESCRIPTOR, ["attributes"]),
+            _derive(InstrumentationScope.DESCRIPTOR, [*words, "attributes"], as_bytes=words),
+            _derive(ResourceSpans.DESCRIPTOR, ["resource"], as_messages={"resource": "Resource"}),
+            _derive(ScopeSpans.DESCRIPTOR, ["scope"], as_messages={"scope": "InstrumentationScope"}),
             _derive(Status.DESCRIPTOR, ["message", "code"]),
             _derive(
                 Span.DESCRIPTOR,
@@ -110,10 +137,10 @@ def _build() -> dict[str, type[Message]]:
                     "links",
                     "status",
                 ],
-                as_bytes=["attributes", "events", "links"],
+                as_bytes=["events", "links"],
                 as_messages={"status": "Status"},
             ),
-            _derive(span_event, ["time_unix_nano", "name", "attributes"], as_bytes=["attributes"]),
+            _derive(span_event, ["time_unix_nano", "name", "attributes"]),
             _derive(
                 LogRecord.DESCRIPTOR,
                 [
@@ -126,7 +153,7 @@ def _build() -> dict[str, type[Message]]:
                     "span_id",
                     "event_name",
                 ],
-                as_bytes=["body", "attributes"],
+                as_bytes=["body"],
             ),
         ]
     )
@@ -140,8 +167,9 @@ def _build() -> dict[str, type[Message]]:
 
 # Message classes made at run time have no static types; every use is inside this package.
 _CLASSES: Final[dict[str, Any]] = _build()
-TracesRequest: Final = _CLASSES["ExportTraceServiceRequest"]
-LogsRequest: Final = _CLASSES["ExportLogsServiceRequest"]
+TracesRequest: Final = _CLASSES["SplitExportTraceServiceRequest"]
+ParsedTracesRequest: Final = _CLASSES["ParsedExportTraceServiceRequest"]
+LogsRequest: Final = _CLASSES["SplitExportLogsServiceRequest"]
 LazyResourceSpans: Final = _CLASSES["ResourceSpans"]
 LazyScopeSpans: Final = _CLASSES["ScopeSpans"]
 LazySpan: Final = _CLASSES["Span"]

@@ -7,13 +7,13 @@ keys), `PlainAttributes` wraps a mapping (JSON input, tests, hook payloads).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
 Value = object  # str | bool | int | float | bytes | list | dict | None, as OTLP's AnyValue allows
 
@@ -24,8 +24,11 @@ class Attributes(Protocol):
     def get(self, key: str) -> Value:
         """The value, or None where the key is absent or its value is empty."""
 
-    def names(self) -> Iterable[str | bytes]:
-        """All keys, decoded or as encoded, whichever costs nothing."""
+    def told(self) -> Mapping[str, Value]:
+        """Values by key, in no order that means anything: at least of every key that was named to `ask` before.
+
+        A value that nobody has looked at may be an `Unread`: `get` reads it. Not to be changed.
+        """
 
     def __contains__(self, key: object) -> bool: ...
 
@@ -43,7 +46,7 @@ class PlainAttributes:
     def get(self, key: str) -> Value:
         return self._values.get(key)
 
-    def names(self) -> Iterable[str]:
+    def told(self) -> Mapping[str, Value]:
         return self._values
 
     def __contains__(self, key: object) -> bool:
@@ -53,109 +56,130 @@ class PlainAttributes:
         return iter(self._values)
 
 
-class RawAttributes:
-    """Attributes from encoded `opentelemetry.proto.common.v1.KeyValue` messages.
+class Unread:
+    """A value that is still encoded: too long, or of too rare a kind, to be read before somebody asks."""
 
-    The index costs a slice and a dictionary entry per attribute; nothing else is
-    looked at before it is asked for.
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw  # an `AnyValue`
+
+
+class RawAttributes:
+    """Attributes by key, each value an encoded `opentelemetry.proto.common.v1.AnyValue`.
+
+    Nothing is read but the keys that the program asks for; which those are it learns
+    from being asked (`ask` tells it before).
     """
 
-    __slots__ = ("_raw", "_values")
+    __slots__ = ("_encoded", "_values")
 
-    def __init__(self, raw: Sequence[bytes]) -> None:
-        self._raw = raw
-        self._values: dict[bytes, bytes] | None = None
+    def __init__(self, encoded: Mapping[str, bytes]) -> None:
+        self._encoded = encoded
+        self._values: dict[str, Value] | None = None
 
-    def names(self) -> Iterable[bytes]:
-        """Keys as encoded."""
+    def told(self) -> dict[str, Value]:
         values = self._values
-        return self._index() if values is None else values
-
-    def _index(self) -> dict[bytes, bytes]:
-        values: dict[bytes, bytes] = {}
-        for raw in self._raw:
-            # The layout every encoder writes: 0x0a, key length, key, 0x12, value length, value.
-            if len(raw) > 1 and raw[0] == _KEY_TAG and (length := raw[1]) < _ONE_BYTE:
-                values[raw[2 : length + 2]] = raw
-            else:
-                key = KeyValue.FromString(raw).key.encode()
-                values[key] = raw
-        self._values = values
+        if values is not None:
+            return values
+        values = self._values = {}
+        encoded, learnt = self._encoded, _LEARNT
+        for key in encoded:
+            wanted = learnt.get(key)
+            if wanted is None:
+                wanted = _learn(key)
+            if wanted:
+                raw = encoded[key]
+                size = len(raw)
+                if 2 <= size < _ONE_BYTE:
+                    tag = raw[0]
+                    if tag == _STRING_TAG and raw[1] == size - 2:
+                        values[key] = raw[2:].decode()
+                        continue
+                    if tag == _INT_TAG and size <= _SHORT_INT:
+                        values[key] = decode_value(raw)
+                        continue
+                values[key] = Unread(raw) if size else None
         return values
 
     def get(self, key: str) -> Value:
         values = self._values
         if values is None:
-            values = self._index()
-        encoded = _ENCODED.get(key)
-        if encoded is None:
-            encoded = _remember(key)
-        raw = values.get(encoded)
-        if raw is None:
-            return None
-        split = len(encoded) + 2
-        size = len(raw) - split - 4
-        # A text below 124 bytes, as most are: 0x12, length + 2, 0x0a, length, the text.
-        if 0 <= size < _SHORT and raw[split : split + 4] == _SHORT_TEXT[size]:
-            return raw[split + 4 :].decode()
-        return _value_of(raw, split)
+            values = self.told()
+        value = values.get(key, _NEW)
+        if value is _NEW:
+            raw = self._encoded.get(key)
+            if raw is None:
+                return None
+            ask(key)
+            value = values[key] = decode_value(raw)
+        elif value.__class__ is Unread:
+            value = values[key] = decode_value(value.raw)
+        return value
 
     def __contains__(self, key: object) -> bool:
-        return str(key).encode() in self.names()
+        return key in self._encoded
 
     def __iter__(self) -> Iterator[str]:
-        return map(bytes.decode, self.names())
+        return iter(self._encoded)
 
 
-_ENCODED: Final[dict[str, bytes]] = {}  # keys that the program asks for, which are few
+def ask(*keys: str, prefixes: Iterable[str] = ()) -> None:
+    """Say which keys `told` is to tell; of `prefixes`, every key that begins with one of them."""
+    for key in keys:
+        if key not in _ASKED and len(_ASKED) < _MOST_ASKED:  # rules may name keys too; nobody names more than this
+            _ASKED[key] = True
+            _LEARNT[key] = True
+    if prefixes:
+        _PREFIXES.update(dict.fromkeys(prefixes))
+        _LEARNT.clear()
+        _LEARNT.update(_ASKED)
 
 
-def _remember(key: str) -> bytes:
-    encoded = key.encode()
-    if len(_ENCODED) < 4096:  # rules may name keys too; nobody names more than this
-        _ENCODED[key] = encoded
-    return encoded
+def _learn(key: str) -> bool:
+    """A key seen for the first time: is it asked for? Senders choose keys, so few are kept."""
+    wanted = key in _ASKED or key.startswith(tuple(_PREFIXES))
+    if len(_LEARNT) >= _MOST_LEARNT:
+        _LEARNT.clear()
+        _LEARNT.update(_ASKED)
+    if len(key) < _LONG_KEY:
+        _LEARNT[key] = wanted
+    return wanted
 
 
-_SHORT: Final = 124
-_SHORT_TEXT: Final = tuple(bytes((0x12, size + 2, 0x0A, size)) for size in range(_SHORT))
-
-
-def _value_of(raw: bytes, split: int) -> Value:
-    """The value of an encoded `KeyValue` whose value field is expected at `split`."""
-    try:
-        if raw[split] == _VALUE_TAG:
-            size = raw[split + 1]
-            if size < _ONE_BYTE and split + 2 + size == len(raw):
-                return decode_value(raw[split + 2 :])
-        return plain_value(KeyValue.FromString(raw).value)
-    except (IndexError, DecodeError):
-        return None
-
+_ASKED: Final[dict[str, bool]] = {}
+_PREFIXES: Final[dict[str, None]] = {}
+_LEARNT: Final[dict[str, bool]] = {}
+_MOST_ASKED: Final = 4096
+_MOST_LEARNT: Final = 16_384
+_LONG_KEY: Final = 256
+_NEW: Final[Any] = object()
 
 _ONE_BYTE: Final = 0x80  # a varint below this is a single byte
-_KEY_TAG: Final = 0x0A
-_VALUE_TAG: Final = 0x12
 _STRING_TAG: Final = 0x0A  # AnyValue.string_value
 _INT_TAG: Final = 0x18  # AnyValue.int_value
+_SHORT_INT: Final = 4  # bytes of an encoded number below 2**21, as token counts are
 
 
 def decode_value(raw: bytes) -> Value:
-    """Python value of an encoded `AnyValue`; strings and small whole numbers by the short way."""
-    if not raw:
-        return None
-    tag = raw[0]
+    """Python value of an encoded `AnyValue`; short texts and small whole numbers by the short way."""
+    size = len(raw)
     try:
-        if tag == _STRING_TAG and raw[1] < _ONE_BYTE and len(raw) == raw[1] + 2:
-            return raw[2:].decode()
-        if tag == _INT_TAG and len(raw) <= 9:  # below 2**56, so never negative
-            value = 0
-            for shift, byte in enumerate(raw[1:]):
-                value |= (byte & 0x7F) << (7 * shift)
-            if byte < _ONE_BYTE:
-                return value
+        if 2 <= size < _ONE_BYTE:
+            tag = raw[0]
+            if tag == _STRING_TAG and raw[1] == size - 2:
+                return raw[2:].decode()
+            if tag == _INT_TAG:
+                first = raw[1]
+                if size == 2:
+                    return first
+                if first >= _ONE_BYTE:  # else something follows the number
+                    if size == 3:
+                        return first & 0x7F | raw[2] << 7
+                    if size == 4 and raw[2] >= _ONE_BYTE:
+                        return first & 0x7F | (raw[2] & 0x7F) << 7 | raw[3] << 14
         return plain_value(AnyValue.FromString(raw))
-    except (IndexError, UnicodeDecodeError, DecodeError):
+    except (UnicodeDecodeError, DecodeError):
         return None
 
 

@@ -30,7 +30,7 @@ class Terms:
 STANDARD_TERMS = Terms()
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Step:
     """What one span, log record or hook call says.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from otel_cost.core.model.attributes import text
+from otel_cost.core.model.attributes import ask, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,8 @@ def register(dialect: Dialect) -> None:
     DIALECTS[dialect.name] = dialect
     _by_scope.cache_clear()
     _by_key.cache_clear()
-    _SEEN_KEYS.clear()
+    _BY_KEYS.clear()
+    ask(prefixes=dialect.keys)
 
 
 @lru_cache(maxsize=4096)
@@ -74,17 +75,18 @@ def _by_key(key: str) -> Dialect | None:
     return min(named, key=lambda dialect: dialect.rank, default=None)
 
 
-# What is known of a key, as it stands in the attributes (often still encoded). Senders choose keys, so it is bounded.
-_SEEN_KEYS: dict[str | bytes, Dialect | None] = {}
-_MOST_KEYS = 16_384
+# Which dialect a set of keys gives away. Senders choose keys, so it is bounded.
+_BY_KEYS: dict[tuple[str, ...], Dialect | None] = {}
+_MOST_SETS = 8_192
 _UNSEEN = Dialect(name="")
 
 
-def _look_up(key: str | bytes) -> Dialect | None:
-    if len(_SEEN_KEYS) >= _MOST_KEYS:
-        _SEEN_KEYS.clear()
-    found = _SEEN_KEYS[key] = _by_key(key if isinstance(key, str) else key.decode())
-    return found
+def _look_up(keys: tuple[str, ...]) -> Dialect | None:
+    if len(_BY_KEYS) >= _MOST_SETS:
+        _BY_KEYS.clear()
+    named = [found for key in keys if (found := _by_key(key)) is not None and found.span is not None]
+    best = _BY_KEYS[keys] = min(named, key=lambda dialect: (dialect.rank, dialect.name), default=None)
+    return best
 
 
 def normalise_span(span: SpanEvent) -> Step | None:
@@ -92,13 +94,13 @@ def normalise_span(span: SpanEvent) -> Step | None:
     for dialect in _by_scope(span.scope.name, _service(span.resource)):
         if dialect.span is not None:
             return dialect.span(span)
-    best: Dialect | None = None
-    for key in span.attributes.names():
-        found = _SEEN_KEYS.get(key, _UNSEEN)
-        if found is _UNSEEN:
-            found = _look_up(key)
-        if found is not None and found.span is not None and (best is None or found.rank < best.rank):
-            best = found
+    told = span.attributes.told()
+    if not told:
+        return None
+    keys = tuple(told)
+    best = _BY_KEYS.get(keys, _UNSEEN)
+    if best is _UNSEEN:
+        best = _look_up(keys)
     return None if best is None or best.span is None else best.span(span)
 
 

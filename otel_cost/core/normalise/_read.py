@@ -9,11 +9,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otel_cost.core.decode.otlp import span_events
-from otel_cost.core.model.attributes import text
+from otel_cost.core.model.attributes import ask, text
 from otel_cost.core.model.money import usd_to_nano
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from otel_cost.core.model.attributes import Attributes, Value
     from otel_cost.core.model.event import Resource, SpanEvent
@@ -60,24 +60,30 @@ _WHO_OF: Final[dict[str, tuple[str, int]]] = {
 }
 
 
-def who_of(attributes: Attributes, resource: Resource) -> dict[str, str]:
+WHO_KEYS: Final = tuple(_WHO_OF)
+ask(*WHO_KEYS)
+
+
+def who_of(attributes: Attributes, resource: Resource, own: Collection[str] | None = None) -> dict[str, str]:
     """user, team, org, workspace, api_key, project, workflow, environment: those that are told.
 
     The table is `WHO`; a span's own word goes before its resource's. The
     dictionary may be shared between steps: copy it before changing it.
+    `own`: those of `WHO_KEYS` that the span has, where the caller knows them.
     """
     general = _who_of_resource(resource)
-    own = _WHO_OF.keys() & attributes
+    if own is None:
+        own = _WHO_OF.keys() & attributes.told().keys()
     return general | _first_named(attributes, own) if own else general
 
 
 @lru_cache(maxsize=512)
 def _who_of_resource(resource: Resource) -> dict[str, str]:
     attributes = resource.attributes
-    return _first_named(attributes, _WHO_OF.keys() & attributes)
+    return _first_named(attributes, _WHO_OF.keys() & attributes.told().keys())
 
 
-def _first_named(attributes: Attributes, keys: set[str]) -> dict[str, str]:
+def _first_named(attributes: Attributes, keys: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     ranks: dict[str, int] = {}
     for key in keys:

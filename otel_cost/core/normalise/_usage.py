@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
+from otel_cost.core.model.attributes import ask
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Reason
 
@@ -217,7 +218,7 @@ def counts_exclusively(provider: str | None, model: str | None) -> bool:
     return hosted and "claude" in (model or "").lower()
 
 
-def gather(attributes: Attributes, fields: Mapping[str | bytes, Named]) -> tuple[Counts, bool]:
+def gather(attributes: Attributes, fields: Mapping[str, Named]) -> tuple[Counts, bool]:
     """Counts found under any of the keys in `fields`, and whether two names of one count disagree.
 
     The name with the lowest rank wins, the others are never added.
@@ -225,11 +226,11 @@ def gather(attributes: Attributes, fields: Mapping[str | bytes, Named]) -> tuple
     told: dict[str, Value] = {}
     ranks: dict[str, int] = {}
     conflict = False
-    for name in attributes.names():
-        found = fields.get(name)
+    for key in attributes.told():
+        found = fields.get(key)
         if found is None:
             continue
-        key, field, rank = found
+        field, rank = found
         value = attributes.get(key)
         if value is None or value == "":
             continue
@@ -245,19 +246,15 @@ def gather(attributes: Attributes, fields: Mapping[str | bytes, Named]) -> tuple
 class Named(NamedTuple):
     """What a key means: its field of `Counts`, and its rank among the names of that field."""
 
-    key: str
     field: str
     rank: int
 
 
-def ranked(table: Mapping[str, Iterable[str]]) -> dict[str | bytes, Named]:
-    """`gather`'s table, by key as text and as encoded, from one that lists each field's names, best first."""
-    return {
-        name: Named(key, field, rank)
-        for field, keys in table.items()
-        for rank, key in enumerate(keys)
-        for name in (key, key.encode())
-    }
+def ranked(table: Mapping[str, Iterable[str]]) -> dict[str, Named]:
+    """`gather`'s table, by key, from one that lists each field's names, best first."""
+    named = {key: Named(field, rank) for field, keys in table.items() for rank, key in enumerate(keys)}
+    ask(*named)
+    return named
 
 
 class Answered(NamedTuple):

@@ -8,19 +8,20 @@ semantic-conventions-genai (schema 1.42); half-renamed spans of the Collector's
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.core.model.attributes import text
+from otel_cost.core.model.attributes import ask, text
 from otel_cost.core.model.step import STANDARD_TERMS, Step, Terms
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Source
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._metric import of_conventions
-from otel_cost.core.normalise._read import WELL, as_text, failure_of, names, opened, who_of
+from otel_cost.core.normalise._read import WELL, WHO_KEYS, as_text, failure_of, names, opened, who_of
 from otel_cost.core.normalise._usage import gather, ranked, settle, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from otel_cost.core.model.attributes import Attributes, Value
     from otel_cost.core.model.event import LogEvent, SpanEvent
@@ -158,7 +159,7 @@ _UNITS: Final[dict[str, str]] = {
     "gen_ai.usage.server_tool_use.web_fetch_requests": "web_fetch",
 }
 _OTHER_TERMS: Final = frozenset((*_SPEEDS, *_GEOS, *_UNITS))
-_TERM_KEYS: Final = dict.fromkeys((*_SERVED_TIERS, *_ASKED_TIERS, *_OTHER_TERMS)).keys()  # `keys & any iterable`
+_TERM_KEYS: Final = tuple(dict.fromkeys((*_SERVED_TIERS, *_ASKED_TIERS, *_OTHER_TERMS)))
 
 _OUTPUT: Final = (
     "gen_ai.output.messages",
@@ -171,7 +172,57 @@ _OUTPUT: Final = (
 _ARGUMENTS: Final = ("gen_ai.tool.call.arguments", "gen_ai.tool.arguments", "tool_arguments")
 _RESULTS: Final = ("gen_ai.tool.call.result", "gen_ai.tool.result", "tool_response")
 _CALL_IDS: Final = ("gen_ai.tool.call.id", "gen_ai.tool.call_id")
+ask(*_SESSIONS, *_PROVIDERS, *_TERM_KEYS, *_OUTPUT, *_ARGUMENTS, *_RESULTS, *_CALL_IDS)
+ask("gen_ai.operation.name", "gen_ai.request.model", "gen_ai.response.model", "gen_ai.response.id")
+ask("gen_ai.agent.name", "gen_ai.agent.id", "gen_ai.tool.name")
 _CONSTANT_AGENTS: Final = frozenset({"OpenAI Agent"})  # what openai-agents-v2 writes on every chat and tool span
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Which keys that matter a record has: the same for all that one place in a program sends, so found out once."""
+
+    sessions: tuple[str, ...]
+    providers: tuple[str, ...]
+    who: tuple[str, ...]
+    terms: tuple[str, ...]
+    raw_names: bool  # counts came under a provider's own key names
+    outputs: tuple[str, ...]
+    call_ids: tuple[str, ...]
+    arguments: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+def shape_of(attributes: Attributes) -> Shape:
+    """The shape of a record."""
+    keys = tuple(attributes.told())
+    found = _SHAPES.get(keys)
+    if found is None:
+        if len(_SHAPES) >= _MOST_SHAPES:
+            _SHAPES.clear()  # senders choose keys
+        found = _SHAPES[keys] = _new_shape(frozenset(keys))
+    return found
+
+
+_SHAPES: Final[dict[tuple[str, ...], Shape]] = {}
+_MOST_SHAPES: Final = 8192
+
+
+def _new_shape(keys: frozenset[str]) -> Shape:
+    def those(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in keys)
+
+    return Shape(
+        sessions=those(_SESSIONS),
+        providers=those(_PROVIDERS),
+        who=those(WHO_KEYS),
+        terms=those(_TERM_KEYS),
+        raw_names=not _RAW_NAMES.isdisjoint(keys) and _DOTTED_NAMES.isdisjoint(keys),
+        outputs=those(_OUTPUT),
+        call_ids=those(_CALL_IDS),
+        arguments=those(_ARGUMENTS),
+        results=those(_RESULTS),
+    )
 
 
 def read_span(
@@ -181,7 +232,7 @@ def read_span(
     convention: Basis | None = None,
     kind: Kind | None = None,
     operation: str | None = None,
-    fields: Mapping[str | bytes, Named] = COUNT_FIELDS,
+    fields: Mapping[str, Named] = COUNT_FIELDS,
 ) -> Step | None:
     """The step of a span with `gen_ai.*` attributes, or None where they tell of no work.
 
@@ -202,27 +253,33 @@ def read_span(
         kind = kind_of(attributes, operation)
         if kind is None:
             return None
+    shape = shape_of(attributes)
     failure = failure_of(span)
+    # By position: naming forty fields takes longer than filling them.
     step = Step(
-        source=Source.SPAN,
-        dialect=dialect,
-        scope=span.scope.name,
-        kind=kind,
-        tenant=span.tenant,
-        trace_id=span.trace_id,
-        span_id=span.span_id,
-        parent_id=span.parent_id,
-        name=span.name,
-        start_ns=span.start_ns,
-        end_ns=span.end_ns,
-        operation=operation,
-        session=text(attributes, *_SESSIONS),
-        who=who_of(attributes, span.resource),
+        _SPAN,
+        dialect,
+        span.scope.name,
+        kind,
+        span.tenant,
+        span.trace_id,
+        span.span_id,
+        span.parent_id,
+        span.name,
+        span.start_ns,
+        span.end_ns,
+        operation,
     )
+    if shape.sessions:
+        step.session = text(attributes, *shape.sessions)
+    step.who = who_of(attributes, span.resource, shape.who)
     if failure is not WELL:
         step.failed, step.error_type, step.error_message, step.status_code = failure
     fill(step, attributes, convention, fields)
     return step
+
+
+_SPAN: Final = Source.SPAN
 
 
 def read_log(log: LogEvent, *, dialect: str = "semconv", convention: Basis | None = None) -> Step | None:
@@ -278,43 +335,53 @@ def kind_of(attributes: Attributes, operation: str | None) -> Kind | None:
 
 def has_usage(attributes: Attributes) -> bool:
     """Is any main token count told?"""
-    return any(key in attributes for key in _MAIN_COUNTS)
+    return not _MAIN_COUNTS.isdisjoint(attributes.told())
 
 
-_MAIN_COUNTS: Final = tuple(name for count in ("input", "output") for name in COUNT_NAMES[count])
+_MAIN_COUNTS: Final = frozenset(name for count in ("input", "output") for name in COUNT_NAMES[count])
 
 
 def has_model(attributes: Attributes) -> bool:
     """Is a model named, asked or answering?"""
-    return "gen_ai.request.model" in attributes or "gen_ai.response.model" in attributes
+    told = attributes.told()
+    return "gen_ai.request.model" in told or "gen_ai.response.model" in told
 
 
 def fill(
     step: Step,
     attributes: Attributes,
     convention: Basis | None = None,
-    fields: Mapping[str | bytes, Named] = COUNT_FIELDS,
+    fields: Mapping[str, Named] = COUNT_FIELDS,
 ) -> None:
     """Put into `step` what `gen_ai.*` attributes tell, by its kind; what they do not tell stays as it is."""
-    kind = step.kind
-    if (agent := attributes.get("gen_ai.agent.name")) and isinstance(agent, str) and agent not in _CONSTANT_AGENTS:
+    kind, told = step.kind, attributes.told()
+    if (
+        "gen_ai.agent.name" in told
+        and (agent := text(attributes, "gen_ai.agent.name"))
+        and agent not in _CONSTANT_AGENTS
+    ):
         step.agent = agent
-    step.agent_id = step.agent_id or text(attributes, "gen_ai.agent.id")
-    if kind is Kind.TOOL:
+    if "gen_ai.agent.id" in told:
+        step.agent_id = step.agent_id or text(attributes, "gen_ai.agent.id")
+    if kind is _TOOL:
         _fill_tool(step, attributes)
-    elif kind is not Kind.OTHER:
+    elif kind is not _OTHER:
         fill_model(step, attributes, convention, fields)
+
+
+_TOOL: Final = Kind.TOOL
+_OTHER: Final = Kind.OTHER
 
 
 def fill_model(
     step: Step,
     attributes: Attributes,
     convention: Basis | None = None,
-    fields: Mapping[str | bytes, Named] = COUNT_FIELDS,
+    fields: Mapping[str, Named] = COUNT_FIELDS,
 ) -> None:
     """Models, usage, terms and outcome of a model call, or of a span that sums up several."""
-    get = attributes.get
-    step.provider = text(attributes, *_PROVIDERS) or step.provider
+    get, shape = attributes.get, shape_of(attributes)
+    step.provider = text(attributes, *shape.providers) or step.provider
     step.requested_model = text(attributes, "gen_ai.request.model") or step.requested_model
     step.response_model = text(attributes, "gen_ai.response.model") or step.response_model
     fill_usage(step, attributes, convention, fields)
@@ -324,19 +391,19 @@ def fill_model(
     response_id = get("gen_ai.response.id")
     if isinstance(response_id, str) and response_id:
         step.ids = (*step.ids, f"response:{response_id}")
-    if (reasons := get("gen_ai.response.finish_reasons")) is not None:
-        step.finish_reasons = names(reasons)
-    if terms := terms_of(attributes):
+    if shape.terms and (terms := terms_of(attributes)):
         step.terms = terms
-    output = get("gen_ai.output.messages")
-    if output is not None:
-        step.output_text = message_text(output)
+    if shape.outputs:
+        if (reasons := get("gen_ai.response.finish_reasons")) is not None:
+            step.finish_reasons = names(reasons)
+        if (output := get("gen_ai.output.messages")) is not None:
+            step.output_text = message_text(output)
     if step.failed:
         step.output_begun = (
             step.output_begun
             or step.usage is not None
             or bool(step.ids or step.response_model)
-            or any(get(key) not in (None, "", [], "[]") for key in _OUTPUT)
+            or any(get(key) not in (None, "", [], "[]") for key in shape.outputs)
         )
 
 
@@ -344,7 +411,7 @@ def fill_usage(
     step: Step,
     attributes: Attributes,
     convention: Basis | None = None,
-    fields: Mapping[str | bytes, Named] = COUNT_FIELDS,
+    fields: Mapping[str, Named] = COUNT_FIELDS,
 ) -> None:
     """Token counts, settled; an incomplete pair and disagreeing names leave a flag."""
     told, conflict = gather(attributes, fields)
@@ -355,27 +422,29 @@ def fill_usage(
         convention=convention,
         provider=step.provider,
         model=step.model,
-        raw_names=not _RAW_NAMES.isdisjoint(attributes) and _DOTTED_NAMES.isdisjoint(attributes),
+        raw_names=shape_of(attributes).raw_names,
     )
     step.usage, step.basis, step.problem = settled
     if conflict:
         step.flags |= {Flag.CONFLICT}
-    if step.kind is Kind.INFERENCE and settled.usage is not None and not ("input" in told and "output" in told):
+    if step.kind is _INFERENCE and settled.usage is not None and not ("input" in told and "output" in told):
         step.flags |= {Flag.INCOMPLETE}  # the other half is unknown, not zero
 
 
+_INFERENCE: Final = Kind.INFERENCE
+
+
 def _fill_tool(step: Step, attributes: Attributes) -> None:
-    get = attributes.get
+    get, shape = attributes.get, shape_of(attributes)
     step.tool = text(attributes, "gen_ai.tool.name") or step.tool
-    call_id = text(attributes, *_CALL_IDS)
-    if call_id is not None:
+    if shape.call_ids and (call_id := text(attributes, *shape.call_ids)) is not None:
         step.tool_call_id = call_id
         step.ids = (f"tool_call:{call_id}",)
-    for key in _ARGUMENTS:
+    for key in shape.arguments:
         if (value := get(key)) is not None:
             step.arguments = as_text(value)
             break
-    for key in _RESULTS:
+    for key in shape.results:
         if (value := get(key)) is not None:
             step.result = as_text(value)
             break
@@ -384,7 +453,7 @@ def _fill_tool(step: Step, attributes: Attributes) -> None:
 
 def terms_of(attributes: Attributes) -> Terms | None:
     """On which terms a call was served, where anything is told; the tier asked for counts only while none is served."""
-    told = _TERM_KEYS & attributes
+    told = shape_of(attributes).terms
     if not told:
         return None
     tier = text(attributes, *_SERVED_TIERS)
