@@ -46,6 +46,15 @@ def service_url() -> str:
     return url
 
 
+def service_key() -> str:
+    """What lets us in where the service wants a key: told by the environment, else noted beside its data."""
+    told = os.environ.get("OTEL_COST_API_KEY")
+    if told or os.environ.get("OTEL_COST_API"):
+        return told or ""
+    key = _read_json(os.path.join(data_dir(), "api.json")).get("key")  # noqa: PTH118
+    return key if isinstance(key, str) else ""
+
+
 class Question(NamedTuple):
     """A question as it goes on the wire, and where to."""
 
@@ -68,8 +77,11 @@ def question(url: str, dialect: str, body: bytes) -> Question:
     path = f"/{prefix.strip('/')}{path}" if prefix.strip("/") else path
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {where}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n"
     )
+    key = service_key()
+    # A line break in it would be a header of somebody else's making.
+    head += f"Authorization: Bearer {''.join(key.split())}\r\n\r\n" if key else "\r\n"
     secured = scheme == "https"
     return Question(
         host.strip("[]"), int(port or (443 if secured else 80)), secured, head.encode("ascii", "replace") + body

@@ -27,6 +27,7 @@ from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json
 from otel_cost.core.model.effects import Effects, Signal
 from otel_cost.core.outcomes import outcome_json, outcome_of
+from otel_cost.edge.auth import Door
 from otel_cost.edge.books import JOURNAL, RECEIVER, EngineBooks
 from otel_cost.edge.config import split_endpoint
 from otel_cost.edge.engine import build_engine
@@ -44,8 +45,10 @@ from otel_cost.edge.receive.grpc import GrpcReceiver
 from otel_cost.edge.receive.http import HttpReceiver
 from otel_cost.edge.receive.intake import Intake
 from otel_cost.edge.receive.refusals import OverloadedError
+from otel_cost.edge.secrets import build_redactor
 from otel_cost.edge.serve.api import ApiServer
 from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
+from otel_cost.edge.tls import Certificates
 from otel_cost.errors import whereabouts
 
 if TYPE_CHECKING:
@@ -114,11 +117,24 @@ class Service:
         )
         self.registry.register(self._books)
         self._quarantine = data / "quarantine"
-        self._intake = Intake(self.journal, ReceiverMetrics(self.registry), admit=self._admit)
+        self._intake = Intake(
+            self.journal,
+            ReceiverMetrics(self.registry),
+            authenticate=Door(config.auth).sender,
+            admit=self._admit,
+            redact=build_redactor(config.content, data).redact,
+            knows_certificates=bool(config.auth.certificates),
+        )
         watch_journal(self.registry, self.journal)
         self.registry.register(DestinationMetrics(self.destinations.values))
         self._receivers: list[GrpcReceiver | HttpReceiver] = []
-        self._api = ApiServer(self, split_endpoint(config.api.endpoint), data_dir=data)
+        self._api = ApiServer(
+            self,
+            split_endpoint(config.api.endpoint),
+            data_dir=data,
+            auth=config.auth,
+            tls=None if config.api.tls is None else Certificates(config.api.tls, "api").context,
+        )
         self._ledger_problem: str | None = None
         self._outbox_problem: str | None = None
         self._stopping = threading.Event()
@@ -153,16 +169,23 @@ class Service:
         self._recover()
         self._engine_thread.start()
         signals = [signal for signal in Signal if self.config.pipeline(signal) is not None]
-        for receiver in self.config.receivers.values():
+        for receiver_id, receiver in self.config.receivers.items():
+            key = f"receivers.{receiver_id}.protocols"
             grpc, http = receiver.protocols.grpc, receiver.protocols.http
             if grpc is not None:
                 limit = grpc.max_recv_msg_size_mib * 2**20
-                over_grpc = GrpcReceiver(self._intake, grpc.endpoint, max_bytes=limit, signals=signals)
+                credentials = None if grpc.tls is None else Certificates(grpc.tls, f"{key}.grpc").grpc_credentials()
+                over_grpc = GrpcReceiver(
+                    self._intake, grpc.endpoint, max_bytes=limit, signals=signals, credentials=credentials
+                )
                 self.grpc_port = over_grpc.start()
                 self._receivers.append(over_grpc)
             if http is not None:
                 limit = http.max_request_body_size
-                over_http = HttpReceiver(self._intake, split_endpoint(http.endpoint), max_bytes=limit, signals=signals)
+                tls = None if http.tls is None else Certificates(http.tls, f"{key}.http").context
+                over_http = HttpReceiver(
+                    self._intake, split_endpoint(http.endpoint), max_bytes=limit, signals=signals, tls=tls
+                )
                 self.http_port = over_http.start()
                 self._receivers.append(over_http)
         self.api_port = self._api.start()

@@ -42,7 +42,7 @@ def open_source(config: Sequence[Path] | None, data_dir: Path | None) -> Source:
     folder = data_dir.expanduser().absolute() if data_dir is not None else load_config(config or []).data_dir
     url = discovery.find(folder)
     if url is not None:
-        api = _Api(url)
+        api = _Api(url, discovery.local_key(folder))
         if api.answers():
             return api
     if not (folder / FILE).exists():
@@ -56,10 +56,13 @@ def open_source(config: Sequence[Path] | None, data_dir: Path | None) -> Source:
 
 
 class _Api:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None) -> None:
         self._url = url
         # No retries and a time limit: a command that hangs is worse than one that says why it cannot answer.
-        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2.0, read=30.0))
+        headers = None if key is None else {"authorization": f"Bearer {key}"}
+        self._http = urllib3.PoolManager(
+            headers=headers, retries=False, timeout=urllib3.Timeout(connect=2.0, read=30.0)
+        )
 
     def answers(self) -> bool:
         try:

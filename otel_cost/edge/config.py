@@ -7,6 +7,7 @@ relative to the file that names them.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -24,10 +25,13 @@ from pydantic import (
 )
 
 from otel_cost.core.model.effects import Signal
+from otel_cost.core.redact import Rule
 from otel_cost.document import Document, Place, expand, in_file_order, merge, nearest, parse_document, problems_of
+from otel_cost.edge.auth import Auth, TenantName
 from otel_cost.edge.export import EXPORTERS
 from otel_cost.edge.files import BUNDLED, bundled_rules, read_document
 from otel_cost.edge.rule_files import folder_of, resolver
+from otel_cost.edge.tls import ServerTls
 from otel_cost.errors import DocumentError, UsageError
 from otel_cost.quantities import Duration, Size
 
@@ -53,6 +57,16 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     return found[1] or found[2] or "0.0.0.0", int(found[3])  # noqa: S104  # `:4317` means every interface, as everywhere
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _check_endpoint(endpoint: str) -> str:
     split_endpoint(endpoint)
     return endpoint
@@ -69,6 +83,7 @@ class GrpcReceiver(_Part):
     """OTLP over gRPC."""
 
     endpoint: Endpoint = "127.0.0.1:4317"
+    tls: ServerTls | None = None
     max_recv_msg_size_mib: Annotated[int, Field(gt=0, le=1024)] = 64
 
 
@@ -76,6 +91,7 @@ class HttpReceiver(_Part):
     """OTLP over HTTP."""
 
     endpoint: Endpoint = "127.0.0.1:4318"
+    tls: ServerTls | None = None
     max_request_body_size: Size = 64 * 2**20  # bytes, after decompression
 
 
@@ -141,6 +157,7 @@ class Api(_Part):
     """Page and API."""
 
     endpoint: Endpoint = "127.0.0.1:8317"
+    tls: ServerTls | None = None
 
 
 class Journal(_Part):
@@ -172,6 +189,25 @@ class EngineConfig(_Part):
     max_open_steps: Annotated[int, Field(gt=0)] = 400_000
 
 
+class Tenant(_Part):
+    """What one tenant may take of the whole."""
+
+    max_bytes_per_second: Size | None = None  # of requests, decompressed; bursts of ten seconds' worth are let through
+
+
+class Content(_Part):
+    """What becomes of prompts, completions, arguments and results before anything is written to disk.
+
+    `default` is for the keys that are known to hold content; `keys` names others, or the
+    same ones, by name or pattern (`app.*`), and `body` and `status.message`. Hashes are
+    keyed: with `secret`, or with a key that is made in the data directory.
+    """
+
+    default: Rule = Rule.KEEP
+    keys: dict[str, Rule] = {}
+    secret: SecretStr | None = None
+
+
 def _state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "otel-cost"
 
@@ -192,6 +228,9 @@ class Config(_Part):
     journal: Journal = Journal()
     engine: EngineConfig = EngineConfig()
     outcomes: Outcomes = Outcomes()
+    auth: Auth = Auth()
+    tenants: dict[TenantName, Tenant] = {}
+    content: Content = Content()
     service: Service = Service()
 
     @field_validator("receivers", mode="before")
@@ -201,7 +240,7 @@ class Config(_Part):
             return {key: {} if item is None else item for key, item in written.items()}
         return written
 
-    @field_validator("journal", "engine", "outcomes", "service", "api", mode="before")
+    @field_validator("journal", "engine", "outcomes", "auth", "content", "service", "api", mode="before")
     @classmethod
     def _empty_is_default(cls, written: object) -> object:
         return {} if written is None else written
@@ -277,6 +316,8 @@ def check_config(document: Document) -> Config:
     exporters = _exporters(document, problems)
     problems += _wrong_ids(document, "receivers", {"otlp"})
     problems += _unconnected(document)
+    if config is not None:
+        problems += _open_doors(document, config)
     rules = _entries(document, "rules", problems)
     prices = _entries(document, "prices", problems)
     if problems or config is None:
@@ -286,6 +327,10 @@ def check_config(document: Document) -> Config:
         changed["rules"] = rules
     if "prices" in config.model_fields_set:
         changed["prices"] = tuple(Path(entry) for entry in prices)
+    changed["api"] = _rebased(config.api, document, ("api",))
+    changed["receivers"] = {
+        name: _rebased(receiver, document, ("receivers", name)) for name, receiver in config.receivers.items()
+    }
     data_dir = config.data_dir.expanduser()
     changed["data_dir"] = (folder_of(document.place(("data_dir",)).source) / data_dir).absolute()
     return config.model_copy(update=changed)
@@ -370,6 +415,26 @@ def _rebased(model: BaseModel, document: Document, path: KeyPath) -> BaseModel:
         elif isinstance(value, BaseModel):
             changed[name] = _rebased(value, document, (*path, name))
     return model.model_copy(update=changed)
+
+
+def _open_doors(document: Document, config: Config) -> Iterator[Problem]:
+    """Endpoints that other machines reach and nobody guards."""
+    if config.auth.allow_anonymous or config.auth.is_on:
+        return
+    doors: list[tuple[KeyPath, str, ServerTls | None]] = [(("api",), config.api.endpoint, config.api.tls)]
+    for name, receiver in config.receivers.items():
+        for protocol in ("grpc", "http"):
+            door = getattr(receiver.protocols, protocol)
+            if door is not None:
+                doors.append((("receivers", name, "protocols", protocol), door.endpoint, door.tls))
+    for path, endpoint, tls in doors:
+        if is_loopback(split_endpoint(endpoint)[0]) or (tls is not None and tls.client_ca_file is not None):
+            continue
+        yield document.problem(
+            (*path, "endpoint"),
+            f"`{endpoint}` is open to other machines, and nobody needs a key",
+            "configure `auth.keys` (`otel-cost keys new`), or say that it is meant: `auth: {allow_anonymous: true}`",
+        )
 
 
 def _unconnected(document: Document) -> Iterator[Problem]:

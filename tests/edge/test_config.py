@@ -184,3 +184,66 @@ def test_the_schema_knows_every_exporter() -> None:
     schema = json.loads(json.dumps(config_schema()))
     assert "^otlp_http(/.+)?$" in schema["properties"]["exporters"]["patternProperties"]
     assert schema["additionalProperties"] is False
+
+
+OPEN_TO_ALL = [
+    "receivers: {otlp: {protocols: {grpc: {endpoint: '0.0.0.0:4317'}}}}",
+    "receivers: {otlp: {protocols: {http: {endpoint: ':4318'}}}}",
+    "receivers: {otlp: {protocols: {http: {endpoint: '[::]:4318'}}}}",
+    "api: {endpoint: '192.168.1.4:8317'}",
+    "api: {endpoint: 'otel-cost.example.com:8317'}",
+]
+
+
+@pytest.mark.parametrize("text", OPEN_TO_ALL)
+def test_an_endpoint_beyond_this_machine_wants_keys_or_says_that_it_does_not(tmp_path: Path, text: str) -> None:
+    said = refusal(written(tmp_path, text))
+    assert "open to other machines" in said
+    assert "auth.keys" in said
+    assert "config.yaml:1:" in said
+    load_config([written(tmp_path, f"{text}\nauth: {{allow_anonymous: true}}")], environ={})
+    key = "auth: {keys: [{name: a, key: '${env:KEY}'}]}"
+    load_config([written(tmp_path, f"{text}\n{key}")], environ={"KEY": "k" * 32})
+
+
+def test_loopback_needs_no_key(tmp_path: Path) -> None:
+    for endpoint in ("127.0.0.1:1", "[::1]:1", "localhost:1", "127.8.9.1:1"):
+        load_config([written(tmp_path, f"api: {{endpoint: '{endpoint}'}}")], environ={})
+
+
+def test_certificates_are_relative_to_the_file_and_keys_are_not_shown(tmp_path: Path) -> None:
+    text = """
+receivers: {otlp: {protocols: {grpc: {tls: {cert_file: c.pem, key_file: k.pem, client_ca_file: ca.pem}}}}}
+api: {endpoint: '127.0.0.1:1', tls: {cert_file: /etc/c.pem, key_file: k.pem}}
+auth: {keys: [{name: a, key: '${env:KEY}', scopes: [ingest, read]}]}
+content: {default: hash, keys: {app.note: drop}, secret: '${env:KEY}'}
+tenants: {team-a: {max_bytes_per_second: 1MiB}}
+"""
+    config = load_config([written(tmp_path, text)], environ={"KEY": "k-secret" * 4})
+    grpc = config.receivers["otlp"].protocols.grpc
+    assert grpc is not None
+    assert grpc.tls is not None
+    assert (grpc.tls.cert_file, grpc.tls.client_ca_file) == (tmp_path / "c.pem", tmp_path / "ca.pem")
+    assert config.api.tls is not None
+    assert (config.api.tls.cert_file, config.api.tls.key_file) == (Path("/etc/c.pem"), tmp_path / "k.pem")
+    assert "k-secret" not in json.dumps(config.shown())
+    assert "k-secret" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("auth: {keys: [{name: a}]}", "auth.keys[0]"),
+        ("auth: {keys: [{name: a, hash: md5}]}", "auth.keys[0].hash"),
+        ("auth: {keys: [{name: a, key: short}]}", "auth.keys[0]"),
+        ("auth: {keys: [{name: a, key: kkkkkkkkkkkkkkkkkkkk, tenant: ../x}]}", "auth.keys[0].tenant"),
+        ("auth: {keys: [{name: a, key: kkkkkkkkkkkkkkkkkkkk, scopes: [write]}]}", "auth.keys[0].scopes[0]"),
+        ("content: {default: keen}", "content.default"),
+        ("tenants: {'a b': {}}", "tenants"),
+    ],
+)
+def test_mistakes_in_security_are_told_where_they_are(tmp_path: Path, text: str, key: str) -> None:
+    said = refusal(written(tmp_path, text))
+    assert "config.yaml:1:" in said
+    assert key in said
+    assert "kkkk" not in said

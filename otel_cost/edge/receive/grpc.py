@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -12,12 +12,13 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from otel_cost.core.model.effects import Signal
+from otel_cost.edge.auth import PEER, peer_names
 from otel_cost.edge.receive.answers import response_of
 from otel_cost.edge.receive.refusals import RefusalError, short
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from otel_cost.edge.receive.intake import Intake
 
@@ -29,6 +30,7 @@ SERVICES: Final = {
     Signal.LOGS: logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"].full_name,
     Signal.METRICS: metrics_service_pb2.DESCRIPTOR.services_by_name["MetricsService"].full_name,
 }
+_PEER_NAMES: Final = ("x509_common_name", "x509_subject_alternative_name")
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 _OPTIONS: Final = (
@@ -69,11 +71,8 @@ class GrpcReceiver:
         self._server = grpc.server(self._pool, options=(*_OPTIONS, ("grpc.max_receive_message_length", max_bytes)))
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers([_Exports(intake, signals)])
         for signal in signals:
-            handler = grpc.unary_unary_rpc_method_handler(self._export(signal))
-            self._server.add_generic_rpc_handlers(
-                [grpc.method_handlers_generic_handler(SERVICES[signal], {"Export": handler})]
-            )
             self._health.set(SERVICES[signal], health_pb2.HealthCheckResponse.SERVING)
 
     def start(self) -> int:
@@ -107,10 +106,31 @@ class GrpcReceiver:
         self._server.stop(None).wait()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _export(self, signal: Signal) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+
+class _Exports(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not subscriptable at run time
+    """The export method of each signal. Who sends is asked when the headers are in, before the body is read."""
+
+    def __init__(self, intake: Intake, signals: Collection[Signal]) -> None:
+        self._intake = intake
+        self._methods = {f"/{SERVICES[signal]}/Export": signal for signal in signals}
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        signal = self._methods.get(details.method)
+        if signal is None:
+            return None
+        headers = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
+        try:
+            tenant = self._intake.authenticate(headers)
+        except RefusalError as refused:
+            if self._intake.knows_certificates:  # which are not told before the call is
+                return grpc.unary_unary_rpc_method_handler(self._by_certificate(signal, headers))
+            self._intake.refuse(signal, "grpc")
+            return grpc.stream_unary_rpc_method_handler(_refuse(refused))
+        return grpc.unary_unary_rpc_method_handler(self._export(signal, tenant))
+
+    def _export(self, signal: Signal, tenant: str) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def export(payload: bytes, context: grpc.ServicerContext) -> bytes:
             try:
-                tenant = self._tenant(signal, context)
                 answer = self._intake.accept(signal, payload, tenant=tenant, transport="grpc")
             except RefusalError as refused:
                 _abort(context, refused)
@@ -118,14 +138,27 @@ class GrpcReceiver:
 
         return export
 
-    def _tenant(self, signal: Signal, context: grpc.ServicerContext) -> str:
-        try:
-            return self._intake.authenticate(
-                {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-            )
-        except RefusalError:
-            self._intake.refuse(signal, "grpc")
-            raise
+    def _by_certificate(
+        self, signal: Signal, headers: dict[str, str]
+    ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+        def export(payload: bytes, context: grpc.ServicerContext) -> bytes:
+            told: Any = context.auth_context()  # its types say int for bytes
+            names = [[name.decode(errors="replace") for name in told.get(key, ())] for key in _PEER_NAMES]
+            try:
+                tenant = self._intake.authenticate({**headers, PEER: peer_names(*names)})
+            except RefusalError as refused:
+                self._intake.refuse(signal, "grpc")
+                _abort(context, refused)
+            return self._export(signal, tenant)(payload, context)
+
+        return export
+
+
+def _refuse(refused: RefusalError) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
+    def refuse(_unread: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        _abort(context, refused)
+
+    return refuse
 
 
 def _abort(context: grpc.ServicerContext, refused: RefusalError) -> NoReturn:

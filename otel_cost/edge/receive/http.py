@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from otel_cost.core.decode.otlp_json import json_to_protobuf
 from otel_cost.core.model.effects import Signal
+from otel_cost.edge.auth import PEER, peer_names
 from otel_cost.edge.receive.answers import response_of
 from otel_cost.edge.receive.compression import ACCEPTED, check_encoding, decompress
 from otel_cost.edge.receive.refusals import (
@@ -35,6 +36,7 @@ from otel_cost.edge.receive.refusals import (
     WrongMethodError,
     refusal_of,
 )
+from otel_cost.edge.tls import names_in
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ class HttpReceiver:
         self._idle_timeout_s = idle_timeout_s
         self._tls = tls
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="http")
-        self._protocol = type("Protocol", (_PatientProtocol,), {"header_timeout_s": header_timeout_s})
+        self._protocol = patient(header_timeout_s)
         self._app = _App(
             intake, self._pool, max_bytes, buffered_bytes, body_timeout_s, frozenset(signals), strict_json=strict_json
         )
@@ -172,6 +174,11 @@ class HttpReceiver:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+def patient(header_timeout_s: float) -> type[HttpToolsProtocol]:
+    """Uvicorn's protocol with an end to waiting for headers."""
+    return type("Protocol", (_PatientProtocol,), {"header_timeout_s": header_timeout_s})
+
+
 def listen(host: str, port: int, *, key: str) -> socket.socket:
     """A bound TCP socket.
 
@@ -221,7 +228,7 @@ class _App:
         self._strict_json = strict_json
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        headers: dict[str, str] = {}
+        headers: dict[str, str] = {PEER: scope.get("otel_cost.peer", "")}
         for raw_name, raw_value in scope["headers"]:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -352,11 +359,15 @@ class _PatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol with what it lacks: an end to waiting for headers, and to their size."""
 
     header_timeout_s: float
+    _peer = ""
     _deadline: asyncio.TimerHandle | None = None
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        certificate = transport.get_extra_info("peercert")
+        if certificate:
+            self._peer = peer_names(*names_in(certificate))
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -375,6 +386,7 @@ class _PatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._headers_done()
         super().on_headers_complete()
+        self.scope["otel_cost.peer"] = self._peer  # type: ignore[typeddict-unknown-key]
 
     def _await_headers(self) -> None:
         self._header_bytes = 0

@@ -51,7 +51,7 @@ class Intake:
     `authenticate` maps lower-case header names to a tenant, or raises
     `UnauthenticatedError` or `ForbiddenError`; it is called before a body is read.
     `admit` is asked with tenant and bytes before decoding and raises `OverloadedError` or
-    `RateLimitedError` to push back.
+    `RateLimitedError` to push back. `redact` takes out what must not come to rest.
     """
 
     def __init__(
@@ -61,7 +61,9 @@ class Intake:
         *,
         authenticate: Callable[[Mapping[str, str]], str] = open_to_all,
         admit: Callable[[str, int], None] | None = None,
+        redact: Callable[[Signal, bytes, str], bytes] | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
+        knows_certificates: bool = False,
         in_flight_bytes: int = IN_FLIGHT_BYTES,
         ack_timeout_s: float = ACK_TIMEOUT_S,
     ) -> None:
@@ -69,6 +71,8 @@ class Intake:
         self._journal = journal
         self._metrics = metrics
         self._admit = admit
+        self._redact = redact
+        self.knows_certificates = knows_certificates  # a refused sender may still have one
         self._clock_ns = clock_ns
         self._limit = in_flight_bytes
         self._ack_timeout_s = ack_timeout_s
@@ -113,6 +117,9 @@ class Intake:
                 self._admit(tenant, size)
             received_ns = self._clock_ns()
             decoded, events, rejected = _decode(signal, payload, tenant, received_ns)
+            if self._redact is not None and (kept := self._redact(signal, payload, tenant)) is not payload:
+                payload = kept
+                decoded, events, _ = _decode(signal, payload, tenant, received_ns)
             self._metrics.decoded(signal, events, rejected)
             if events:
                 record = Record(signal.value, tenant, received_ns, payload, decoded=decoded)

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import uvicorn
 import uvloop
@@ -19,8 +18,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from otel_cost.edge.auth import Auth, Door, Key, Scope, new_key
+from otel_cost.edge.config import is_loopback
 from otel_cost.edge.ledger import LedgerUnavailableError, UnknownDimensionError
+from otel_cost.edge.receive.http import HEADER_S, patient
 from otel_cost.edge.serve import discovery
+from otel_cost.edge.serve.gate import Gate
 from otel_cost.edge.serve.hooks import hook_routes
 from otel_cost.edge.serve.openapi import document
 from otel_cost.edge.serve.outcomes import outcome_routes
@@ -31,12 +34,14 @@ from otel_cost.edge.telemetry import HookMetrics
 from otel_cost.errors import OtelCostError, UsageError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, MutableMapping
     from pathlib import Path
     from typing import Any
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Send
+    from starlette.types import Scope as AsgiScope
 
     from otel_cost.edge.serve.views import Host
 
@@ -54,8 +59,13 @@ _HEADERS: Final = (
 )
 
 
-def make_app(host: Host, *, reload: Callable[[], None] | None = None) -> ASGIApp:
-    """The routes. `reload` reads rules and config again and raises `OtelCostError` if they do not load."""
+def make_app(
+    host: Host, *, reload: Callable[[], None] | None = None, door: Door | None = None, local: bool = False
+) -> ASGIApp:
+    """The routes. `reload` reads rules and config again and raises `OtelCostError` if they do not load.
+
+    `door` and `local`: as in `Gate`.
+    """
     views = Views(host)
     pages = Pages(views)
 
@@ -96,10 +106,7 @@ def make_app(host: Host, *, reload: Callable[[], None] | None = None) -> ASGIApp
     def openapi(_: Request) -> Response:
         return JSONResponse(document())
 
-    def reloaded(request: Request) -> Response:
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-            raise HTTPException(403, "asked by a page of another site")
+    def reloaded(_: Request) -> Response:
         if reload is None:
             raise HTTPException(501, "this service cannot reload; restart it")
         reload()
@@ -111,31 +118,30 @@ def make_app(host: Host, *, reload: Callable[[], None] | None = None) -> ASGIApp
     def run_page(request: Request) -> Response:
         return pages.run(request.path_params["id"], request.query_params.get("tenant"))
 
-    return _WithHeaders(
-        Starlette(
-            routes=[
-                Route("/", overview),
-                Route("/runs/{id:path}", run_page),
-                Route("/healthz", healthz),
-                Route("/readyz", readyz),
-                Route("/metrics", metrics),
-                Route("/v1/report", report),
-                Route("/v1/runs", runs),
-                Route("/v1/runs/{id:path}", one_run),
-                Route("/v1/traces/{id:path}", one_run),
-                Route("/v1/alerts", alerts),
-                Route("/openapi.json", openapi),
-                Route("/-/reload", reloaded, methods=["POST"]),
-                *outcome_routes(host),
-                *hook_routes(
-                    lambda event: host.decide(event),  # noqa: PLW0108  # the host may not be complete yet
-                    metrics=HookMetrics(host.registry),
-                ),
-                Mount("/static", StaticFiles(directory=HERE / "static")),
-            ],
-            exception_handlers={HTTPException: _http_error, OtelCostError: _own_error},
-        )
+    app = Starlette(
+        routes=[
+            Route("/", overview),
+            Route("/runs/{id:path}", run_page),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/v1/report", report),
+            Route("/v1/runs", runs),
+            Route("/v1/runs/{id:path}", one_run),
+            Route("/v1/traces/{id:path}", one_run),
+            Route("/v1/alerts", alerts),
+            Route("/openapi.json", openapi),
+            Route("/-/reload", reloaded, methods=["POST"]),
+            *outcome_routes(host),
+            *hook_routes(
+                lambda event: host.decide(event),  # noqa: PLW0108  # the host may not be complete yet
+                metrics=HookMetrics(host.registry),
+            ),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ],
+        exception_handlers={HTTPException: _http_error, OtelCostError: _own_error},
     )
+    return _WithHeaders(Gate(app, door or Door(Auth()), local=local))
 
 
 def _http_error(_: Request, error: Exception) -> Response:
@@ -173,7 +179,7 @@ class _WithHeaders:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         async def with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_HEADERS]
@@ -192,13 +198,22 @@ class ApiServer:
         *,
         data_dir: Path | None = None,
         reload: Callable[[], None] | None = None,
+        auth: Auth | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         """`endpoint`: host and port, 0 for any free one. `data_dir`: where commands look for us (`discovery`)."""
-        self._endpoint, self._data_dir = endpoint, data_dir
+        self._endpoint, self._data_dir, self._scheme = endpoint, data_dir, "http" if tls is None else "https"
+        self._local_key: str | None = None
+        if auth is not None and auth.is_on and data_dir is not None:
+            # Whoever may read the data directory needs no other key.
+            self._local_key, hashed = new_key()
+            local = Key(name="data directory", hash=hashed, scopes=(Scope.ADMIN,))
+            auth = auth.model_copy(update={"keys": (*auth.keys, local)})
         self._server = uvicorn.Server(
             uvicorn.Config(
-                make_app(host, reload=reload),
-                http="httptools",
+                make_app(host, reload=reload, door=Door(auth or Auth()), local=is_loopback(endpoint[0])),
+                http=patient(HEADER_S),
+                ssl_context_factory=None if tls is None else lambda _config, _default: tls(),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -227,7 +242,7 @@ class ApiServer:
         if self._data_dir is not None:
             reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)  # noqa: S104  # read, not bound
             bracketed = f"[{reachable}]" if ":" in reachable else reachable
-            discovery.announce(self._data_dir, f"http://{bracketed}:{bound}")
+            discovery.announce(self._data_dir, f"{self._scheme}://{bracketed}:{bound}", self._local_key)
         return bound
 
     def stop(self) -> None:

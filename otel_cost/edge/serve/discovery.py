@@ -16,11 +16,28 @@ if TYPE_CHECKING:
 NOTE: Final = "api.json"
 
 
-def announce(data_dir: Path, url: str) -> None:
-    """Say that the API of this process is at `url` (such as `http://127.0.0.1:8317`)."""
+def announce(data_dir: Path, url: str, key: str | None = None) -> None:
+    """Say that the API of this process is at `url` (such as `http://127.0.0.1:8317`), and with which key.
+
+    Who may read the data directory may read the data: the note is for its owner only.
+    """
     fresh = data_dir / f"{NOTE}.new"
-    fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    fresh.write_text(json.dumps({"url": url, "pid": os.getpid(), **({} if key is None else {"key": key})}))
     fresh.replace(data_dir / NOTE)
+
+
+def local_key(data_dir: Path) -> str | None:
+    """The key for the service on `data_dir`: from `OTEL_COST_API_KEY`, else the one in its note."""
+    given = os.environ.get("OTEL_COST_API_KEY")
+    if given:
+        return given
+    try:
+        key = json.loads((data_dir / NOTE).read_text()).get("key")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return key if isinstance(key, str) else None
 
 
 def withdraw(data_dir: Path) -> None:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from otel_cost.core.decide import Decision, Verb
 from otel_cost.core.hooks import HOOKS, answer_hook, outage_answers, read_hook
-from otel_cost.core.model.event import DEFAULT_TENANT
+from otel_cost.edge.serve.gate import tenant_of
 from otel_cost.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ def hook_routes(
     decide: Decide,
     *,
     metrics: HookMetrics | None = None,
-    tenant: str = DEFAULT_TENANT,
     now_ns: Callable[[], int] = time.time_ns,
     max_bytes: int = MAX_BYTES,
     limit_s: float = LIMIT_S,
@@ -58,12 +57,11 @@ def hook_routes(
         decide: what to answer, which must not block; it is called on the event loop.
             `event.dialect` and `event.raw` are what a journal keeps of the call.
         metrics: counts the calls, by what came of them.
-        tenant: whose hooks these are.
         now_ns: receive time.
         max_bytes: a longer body is not read.
         limit_s: an answer that takes longer is no objection.
     """
-    desk = _Desk(decide, metrics, tenant, now_ns, max_bytes, limit_s)
+    desk = _Desk(decide, metrics, now_ns, max_bytes, limit_s)
 
     async def neutral(request: Request) -> Response:
         return await desk.answer("neutral", request)
@@ -84,12 +82,11 @@ class _Desk:
         self,
         decide: Decide,
         metrics: HookMetrics | None,
-        tenant: str,
         now_ns: Callable[[], int],
         max_bytes: int,
         limit_s: float,
     ) -> None:
-        self._decide, self._metrics, self._tenant, self._now_ns = decide, metrics, tenant, now_ns
+        self._decide, self._metrics, self._now_ns = decide, metrics, now_ns
         self._max_bytes, self._limit_s = max_bytes, limit_s
 
     async def answer(self, dialect: str, request: Request) -> Response:
@@ -100,7 +97,7 @@ class _Desk:
             return self._no_objection("hook payload too large or cut off", dialect)
         began = time.perf_counter()
         try:
-            event = await self._read(dialect, body)
+            event = await self._read(dialect, body, tenant_of(request.scope))
             decision = await asyncio.wait_for(asyncio.wrap_future(self._decide(event)), self._limit_s)
             reply = _reply(answer_hook(dialect, event, decision), _memory(dialect, decision))
         except DecodeError as error:
@@ -113,11 +110,11 @@ class _Desk:
         self._count(dialect, str(decision.verb), time.perf_counter() - began)
         return reply
 
-    async def _read(self, dialect: str, body: bytes) -> HookEvent:
+    async def _read(self, dialect: str, body: bytes, tenant: str) -> HookEvent:
         now_ns = self._now_ns()
         if len(body) <= _LONG_BYTES:
-            return read_hook(dialect, body, now_ns, self._tenant)
-        return await run_sync(read_hook, dialect, body, now_ns, self._tenant)
+            return read_hook(dialect, body, now_ns, tenant)
+        return await run_sync(read_hook, dialect, body, now_ns, tenant)
 
     def _no_objection(self, why: str, dialect: str, **facts: Any) -> Response:  # noqa: ANN401  # fields of a log line
         self._count(dialect, "unanswered")

@@ -19,6 +19,7 @@ from otel_cost.core.model.event import DEFAULT_TENANT
 from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.outcomes import keys_of, result_of
 from otel_cost.edge.journal import JournalBrokenError, JournalFullError
+from otel_cost.edge.serve.gate import tenant_of
 from otel_cost.edge.webhooks import github_outcomes, is_signed, read_object
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _taken(host: Host, request: Request, body: bytes) -> Response:
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 # No page of another site can send this type without being asked first.
                 return JSONResponse({"error": "send JSON with content-type: application/json"}, 415)
-            outcomes = read_told(json.loads(body), DEFAULT_TENANT, now_ns)
+            outcomes = read_told(json.loads(body), tenant_of(request.scope), now_ns)
     except ValidationError as error:
         return JSONResponse({"error": first_mistake(error)}, 400)
     except (ValueError, RecursionError) as error:

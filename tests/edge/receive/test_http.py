@@ -13,6 +13,7 @@ import time
 import zlib
 
 import pytest
+from backports import zstd
 from google.rpc.status_pb2 import Status
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -231,6 +232,8 @@ def test_other_types_are_415_with_a_json_status(house, content_type: str | None)
         ("identity", bytes),
         ("", bytes),
         ("identity, gzip", gzip.compress),
+        ("zstd", zstd.compress),
+        ("zstd", lambda body: zstd.compress(body[:5]) + zstd.compress(body[5:])),
     ],
 )
 def test_compressed_bodies(house, encoding: str, pack) -> None:
@@ -238,10 +241,10 @@ def test_compressed_bodies(house, encoding: str, pack) -> None:
     assert house.names() == ["a"]
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "snappy", "lz4", "gzip, gzip", "deflate, gzip", "wat"])
+@pytest.mark.parametrize("encoding", ["br", "snappy", "lz4", "gzip, gzip", "deflate, gzip", "zstd, gzip", "wat"])
 def test_other_encodings_are_415_and_told_what_is_read(house, encoding: str) -> None:
     answer = post(house, house.traces("a"), content_encoding=encoding)
-    assert (answer.status, answer.headers["accept-encoding"]) == (415, "gzip, deflate")
+    assert (answer.status, answer.headers["accept-encoding"]) == (415, "gzip, deflate, zstd")
     assert "Content-Encoding" in answer.error.message
     still_takes(house)
 
@@ -257,6 +260,10 @@ def test_other_encodings_are_415_and_told_what_is_read(house, encoding: str) -> 
         ("deflate", gzip.compress(b"x", mtime=0)),
         ("deflate", zlib.compress(b"") + b"tail"),
         ("deflate", zlib.compress(b"x" * 1000)[:-3]),
+        ("zstd", b"plain"),
+        ("zstd", b""),
+        ("zstd", zstd.compress(b"x" * 1000)[:-3]),
+        ("zstd", zstd.compress(b"") + b"tail"),
     ],
 )
 def test_a_body_that_is_not_of_its_encoding_is_400(house, encoding: str, body: bytes) -> None:

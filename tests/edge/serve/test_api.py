@@ -144,7 +144,7 @@ def test_the_page_of_a_run_tells_cost_waste_holes_and_what_was_charged(http) -> 
 
 def test_openapi_names_every_route_and_its_answers_fit(http) -> None:
     document = http.get("/openapi.json").json()
-    app = make_app(no_host())._app
+    app = make_app(no_host())._app._app
     routes = {route.path.replace(":path", "") for route in app.routes if hasattr(route, "methods")}
     assert set(document["paths"]) == routes
     schemas = document["components"]["schemas"]
