@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_cost.core.assemble.summary import in_order, route, total, wasted
 from otel_cost.core.decide import Verb
 from otel_cost.core.detect import Observed
+from otel_cost.core.detect._episode import loudness
 from otel_cost.core.detect._memory import Memory
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.finding import Alert
@@ -25,7 +26,7 @@ from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
@@ -43,7 +44,7 @@ class Agent:
     history: list[Observed] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
     states: list[Any] = field(default_factory=list)  # one for each rule
-    fired: set[tuple[str, bytes]] = field(default_factory=set)  # (rule, onset): said once
+    fired: dict[tuple[str, bytes], Severity] = field(default_factory=dict)  # (rule, onset): said once as loud as that
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +112,7 @@ class Watch:
         if agent is None:
             watched.agents[now] = moved
             return
-        agent.fired |= moved.fired
+        _fired_too(agent, moved.fired)
         calls = {id(observed): run.calls.get(call_id) for call_id, observed in watched.fed.items()}
         if not agent.history or _when(agent.history[-1]) <= _when(moved.history[0]):
             for observed in moved.history:
@@ -139,12 +140,12 @@ class Watch:
             if mine is None:
                 watched.agents[key] = agent
             else:
-                mine.fired |= agent.fired
+                _fired_too(mine, agent.fired)
                 mine.history = sorted([*mine.history, *agent.history], key=_when)
                 mine.memory, mine.states = Memory(), self._agent().states
                 for observed in mine.history:
                     for rule, finding in self._findings(mine, observed):
-                        mine.fired.add((rule.name, finding.onset_span_id))
+                        _fired_too(mine, {(rule.name, finding.onset_span_id): finding.severity})
 
     def finish(self, run: Run, at_ns: int) -> Iterator[Alert]:
         """The run is over and so is every episode in it: each is closed with what it came to."""
@@ -200,11 +201,12 @@ class Watch:
                 continue
             key = (rule.name, finding.onset_span_id)
             if finding.state == "firing":
-                if key in agent.fired:
+                said = agent.fired.get(key)
+                if said is not None and (rule.severity is not None or loudness(said) >= loudness(finding.severity)):
                     continue
-                agent.fired.add(key)
-            if finding.state == "firing" and _inhibited(watched, rule, finding):
-                continue
+                agent.fired[key] = finding.severity
+                if _inhibited(watched, rule, finding):
+                    continue
             episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
             run.wasted[episode] = finding.wasted_nano
             alert = self._alert(run, watched, rule, finding, call, at_ns)
@@ -252,6 +254,13 @@ class Watch:
         )
 
 
+def _fired_too(agent: Agent, fired: Mapping[tuple[str, bytes], Severity]) -> None:
+    for key, severity in fired.items():
+        said = agent.fired.get(key)
+        if said is None or loudness(said) < loudness(severity):
+            agent.fired[key] = severity
+
+
 def _told(watched: Watched, alert: Alert) -> Alert:
     """An alert as the world is told: calls without a span have no span id."""
     if watched.nameless.isdisjoint((*alert.span_ids, alert.onset_span_id, alert.at_span_id)):
@@ -269,18 +278,15 @@ def _inhibited(watched: Watched, rule: Loop, finding: Finding) -> bool:
     if rule.detector.category is not Category.LOOP:
         return False
     strictness = _strictness(rule.action if rule.mode is Mode.ENFORCE else "")
-    loudness = _LOUDNESS.index(rule.severity or finding.severity)
+    loud = loudness(rule.severity or finding.severity)
     spans = set(finding.span_ids)
     return any(
         alert.category is Category.LOOP
-        and _LOUDNESS.index(alert.severity) >= loudness
+        and loudness(alert.severity) >= loud
         and _strictness(alert.action) >= strictness
         and not spans.isdisjoint(alert.span_ids)
         for alert in watched.open.values()
     )
-
-
-_LOUDNESS: Final = tuple(Severity)
 
 
 def _strictness(action: str) -> int:

@@ -1,9 +1,11 @@
-"""Scores the detectors against labelled agent runs: precision, recall, F1, delay and money saved, per group of labels.
+"""Scores loop detection on labelled agent runs: what is found, what is cried wolf about, how late, what it saves.
 
-    OTEL_COST_SHARED=… python tests/bench/score_loops.py [--engine] [--without-content] [--per-detector] [--show]
+    OTEL_COST_SHARED=… PYTHONPATH=. python tests/bench/score_loops.py [--show] [--per-detector] [--cross-validate]
 
-A verdict is: any detector of category `loop` fires with severity warning or worse. By default the
-detectors are fed alone; `--engine` sends the bytes through decoding, assembly and pricing, as `otel-cost replay` does.
+Every run goes as OTLP through the whole engine with the shipped rules, as `otel-cost replay` does it.
+A verdict is: an alert of category `loop`, firing, severity warning or worse; the first one of a trace counts.
+Scored as recorded, without content, and on seeded perturbed copies. Delay counts tool calls from the label's
+onset (the first useless call) to the alarm; `saved` is the share of the money from the onset on that a stop spares.
 """
 
 from __future__ import annotations
@@ -12,178 +14,177 @@ import argparse
 import gzip
 import json
 import os
+import random
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from otel_cost.core.decode.otlp import decode_traces
-from otel_cost.core.detect import DETECTORS, Observed
-from otel_cost.core.detect._memory import Memory
+from otel_cost.core.decode.otlp_json import json_to_protobuf
+from otel_cost.core.detect import DETECTORS
 from otel_cost.core.model.effects import Signal
-from otel_cost.core.model.step import Step
-from otel_cost.core.model.usage import Usage
-from otel_cost.core.model.vocabulary import Category, Kind, Severity, Source
+from otel_cost.core.model.vocabulary import Category, Kind, Severity
 from otel_cost.edge.config import load_config
 from otel_cost.edge.engine import build_engine
-from otel_cost.edge.otlp_files import requests
+from tests.bench import perturb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Sequence
 
-    from otel_cost.core.model.finding import Alert, Finding
+    from otel_cost.core.model.finding import Alert
 
-# USD per million tokens, input and output, of the models in the data: only ratios matter here.
-PRICES = {
-    "gpt-4o": (2500, 10000),
-    "gpt-4": (30000, 60000),
-    "gpt-3.5": (500, 1500),
-    "claude-3-5-sonnet": (3000, 15000),
-}
+    Span = dict[str, Any]
+
+SHAPES = ("exact", "reworded", "cycle", "other")
+COPIES = ("as recorded", "without content", "reworded", "jittered", "inserted", "interleaved")
+PERTURBED = COPIES[2:]
+SEED = 20261125
 
 
 @dataclass
 class Run:
+    """One labelled run: its spans (OTLP/JSON objects, without what only the benchmark knows) and its label."""
+
     label: dict[str, Any]
-    agents: dict[str, list[tuple[int, Step, int | None]]] = field(default_factory=lambda: defaultdict(list))
+    spans: list[Span]
+    step_of: dict[str, int]  # span id → the label's step
+    resource: dict[str, Any]
+    original: Run | None = None  # of a changed copy
 
     @property
-    def calls(self) -> list[tuple[int, Step, int | None]]:
-        return sorted(
-            (call for calls in self.agents.values() for call in calls), key=lambda c: (c[1].end_ns, c[1].start_ns)
-        )
+    def id(self) -> str:
+        return str(self.label["id"])
+
+    @cached_property
+    def shape(self) -> str:
+        """What sort of loop the label tells of, worked out from the calls as they were recorded."""
+        if self.original is not None:
+            return self.original.shape
+        tools = sorted((s for s in self.spans if perturb.is_tool(s)), key=lambda s: int(s["endTimeUnixNano"]))
+        seen: list[tuple[str, str, str]] = []
+        sorts: Counter[str] = Counter()
+        repeats = {step for e in self.label["episodes"] for step in range(e["onset_step"], e["end_step"] + 1)}
+        for span in tools:
+            get = perturb.get
+            name, asked, told = (
+                str(get(span, k) or "") for k in ("gen_ai.tool.name", perturb.ARGUMENTS, perturb.RESULT)
+            )
+            if self.step_of.get(span["spanId"]) in repeats & set(self.label["repeat_steps"]):
+                back = next((i for i, one in enumerate(reversed(seen), 1) if one == (name, asked, told)), None)
+                if back is not None:
+                    sorts["exact" if back == 1 else "cycle" if back <= 6 else "exact"] += 1
+                elif any(
+                    one[0] == name and one[2] == told and SequenceMatcher(None, one[1], asked).ratio() >= 0.6
+                    for one in seen
+                ):
+                    sorts["reworded"] += 1
+                else:
+                    sorts["other"] += 1
+            seen.append((name, asked, told))
+        return sorts.most_common(1)[0][0] if sorts else "other"
 
 
-def price(model: str, usage: Usage) -> int | None:
-    """Nano-USD, exact in whole numbers; None for a model without a price here."""
-    for prefix, (given, made) in PRICES.items():
-        if model.startswith(prefix):
-            return usage.input * given + usage.output * made
-    return None
-
-
-def read_runs(folder: Path, content: bool = True) -> Iterator[Run]:
+def read_runs(folder: Path) -> list[Run]:
     labels = {one["trace_id"]: one for one in map(json.loads, (folder / "labels.jsonl").read_text().splitlines())}
+    runs = []
     for path in sorted(folder.glob("*.otlp.jsonl.gz")):
         with gzip.open(path, "rt") as lines:
             for line in lines:
-                spans = [
-                    span
-                    for resource in json.loads(line)["resourceSpans"]
-                    for scope in resource["scopeSpans"]
-                    for span in scope["spans"]
-                ]
-                yield _run(labels[spans[0]["traceId"]], spans, content)
+                (resource_spans,) = json.loads(line)["resourceSpans"]
+                spans = [span for scope in resource_spans["scopeSpans"] for span in scope["spans"]]
+                steps = {s["spanId"]: int(perturb.get(s, "bench.step")) for s in spans if perturb.get(s, "bench.step")}
+                for span in spans:
+                    perturb.drop(span, *[a["key"] for a in span["attributes"] if a["key"].startswith("bench.")])
+                runs.append(Run(labels[spans[0]["traceId"]], spans, steps, resource_spans["resource"]))
+    return runs
 
 
-def _run(label: dict[str, Any], spans: list[dict[str, Any]], content: bool) -> Run:
-    run = Run(label)
-    agents = {s["spanId"] for s in spans if s["name"].startswith("invoke_agent")}
-    parents = {s["spanId"]: s.get("parentSpanId", "") for s in spans}
-    for span in sorted(spans, key=lambda s: (int(s["endTimeUnixNano"]), int(s["startTimeUnixNano"]), s["spanId"])):
-        if span["spanId"] in agents:
-            continue
-        at = {a["key"]: next(iter(a["value"].values())) for a in span["attributes"]}
-        step = _step(span, at, content)
-        agent = span.get("parentSpanId", "")
-        while agent and agent not in agents:
-            agent = parents.get(agent, "")
-        # Agents of one name under one root are one agent that is called again and again.
-        key = next((str(_attribute(s, "gen_ai.agent.name")) for s in spans if s["spanId"] == agent), "")
-        nano = price(step.model or "", step.usage) if step.usage else None
-        run.agents[key].append((int(at["bench.step"]), step, nano))
-    return run
-
-
-def _attribute(span: dict[str, Any], key: str) -> object:
-    return next((next(iter(a["value"].values())) for a in span["attributes"] if a["key"] == key), None)
-
-
-def _step(span: dict[str, Any], at: dict[str, Any], content: bool) -> Step:
-    tool = at["gen_ai.operation.name"] == "execute_tool"
-    usage = None
-    if "gen_ai.usage.input_tokens" in at:
-        usage = Usage(input=int(at["gen_ai.usage.input_tokens"]), output=int(at["gen_ai.usage.output_tokens"]))
-    return Step(
-        source=Source.SPAN,
-        dialect="bench",
-        scope="bench.trajectories",
-        kind=Kind.TOOL if tool else Kind.INFERENCE,
-        trace_id=bytes.fromhex(span["traceId"]),
-        span_id=bytes.fromhex(span["spanId"]),
-        parent_id=bytes.fromhex(span.get("parentSpanId", "")),
-        name=span["name"],
-        start_ns=int(span["startTimeUnixNano"]),
-        end_ns=int(span["endTimeUnixNano"]),
-        requested_model=at.get("gen_ai.request.model"),
-        response_model=at.get("gen_ai.response.model"),
-        usage=usage,
-        failed=span.get("status", {}).get("code") == 2 or "error.type" in at,
-        error_type=at.get("error.type"),
-        tool=at.get("gen_ai.tool.name"),
-        arguments=at.get("gen_ai.tool.call.arguments") if content else None,
-        result=at.get("gen_ai.tool.call.result") if content else None,
-        output_text=at.get("gen_ai.output.messages") if content else None,
-    )
+def copies(runs: Sequence[Run], how: str) -> list[Run]:
+    """The runs in one of the ways of `COPIES`; the same every time."""
+    if how == "as recorded":
+        return list(runs)
+    calm: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        if not run.label["loop"] and not run.label["ambiguous"]:
+            calm[run.label["source"]].append(run)
+    made = []
+    for run in runs:
+        rng = random.Random(f"{SEED} {how} {run.id}")
+        if how == "interleaved":
+            others = [one for one in calm[run.label["source"]] if one is not run]
+            spans = perturb.interleave(run.spans, rng.choice(others).spans, rng) if others else run.spans
+        elif how == "without content":
+            spans = perturb.strip(run.spans, rng)
+        else:
+            spans = perturb.ALONE[how](run.spans, rng)
+        made.append(Run(run.label, spans, run.step_of, run.resource, run))
+    return made
 
 
 @dataclass
 class Verdict:
+    """What was said of one run. `calls`: each call's span id, tool or not, cost, in event order."""
+
     run: Run
-    fired: list[tuple[int, Finding | Alert]]  # (step of the firing event, what fired), in event order
+    alerts: list[Alert]
+    calls: list[tuple[str, bool, int]] = field(default_factory=list)
+
+    @cached_property
+    def alarm(self) -> Alert | None:
+        """The first one that counts."""
+        return next(iter(self.alerts), None)
+
+    def after_onset(self) -> tuple[int, int, int] | None:
+        """Of a loop that was found: tool calls and money [nano-USD] from its onset to the alarm, and to the end."""
+        place = {span_id: number for number, (span_id, _, _) in enumerate(self.calls)}
+        onset_step = min(e["onset_step"] for e in self.run.label["episodes"])
+        onset = min(
+            (place[span_id] for span_id, step in self.run.step_of.items() if step >= onset_step and span_id in place),
+            default=None,
+        )
+        if onset is None:
+            return None
+        rest = self.calls[onset:]
+        money = sum(nano for _, _, nano in rest)
+        alarm = len(self.calls) if self.alarm is None else place.get(self.alarm.at_span_id.hex(), len(self.calls) - 1)
+        until = self.calls[onset : alarm + 1]
+        first_tool = next((n for n, (_, tool, _) in enumerate(rest) if tool), 0)
+        tools = sum(tool for _, tool, _ in until[first_tool + 1 :])
+        return tools, sum(nano for _, _, nano in until), money
 
 
-def judge(run: Run, names: set[str], waste: bool = False) -> Verdict:
-    fired: list[tuple[int, Finding]] = []
-    for calls in run.agents.values():
-        detectors = [
-            (d, d.state(), d.settings())
-            for d in DETECTORS.values()
-            if d.name in names and (waste or d.category is Category.LOOP)
-        ]
-        memory = Memory()
-        for at, step, nano in calls:
-            seen = Observed(step, nano, step.failed)
-            memory.look(seen)
-            for detector, state, settings in detectors:
-                if step.kind not in detector.kinds:
-                    continue
-                fired += [
-                    (at, f)
-                    for f in detector.observe(state, seen, settings)
-                    if f.state == "firing" and f.severity is not Severity.NOTICE
-                ]
-    fired.sort(key=lambda pair: pair[0])
-    return Verdict(run, fired)
+def judge(runs: Iterable[Run], rules: Sequence[str] = ()) -> list[Verdict]:
+    """Send each run through an engine with `rules` (files; none: the shipped ones)."""
+    runs = list(runs)
+    engine = build_engine(load_config(environ={}), rules=list(rules) or None)
+    now_ns = 0
+    for position, run in enumerate(runs):
+        request = {"resourceSpans": [{"resource": run.resource, "scopeSpans": [{"scope": {}, "spans": run.spans}]}]}
+        payload, _ = json_to_protobuf(Signal.TRACES, json.dumps(request).encode())
+        spans = decode_traces(payload, "default", 0).events
+        now_ns = max([now_ns, *(span.end_ns for span in spans)])
+        engine.feed(Signal.TRACES, spans, position, now_ns)
+    engine.close(now_ns)
+    effects = engine.take()
+    alerts: dict[str, list[Alert]] = defaultdict(list)
+    for alert in effects.alerts:
+        if alert.category is Category.LOOP and alert.state == "firing" and alert.severity is not Severity.NOTICE:
+            alerts[alert.trace_id.hex()].append(alert)
+    calls: dict[str, list[tuple[str, bool, int]]] = defaultdict(list)
+    made = [call for closed in effects.closed for call in closed.calls]
+    for call in sorted(made, key=lambda call: (call.step.end_ns, call.step.start_ns, call.step.span_id)):
+        calls[call.trace_id.hex()].append((call.step.span_id.hex(), call.kind is Kind.TOOL, call.nano or 0))
+    return [Verdict(run, alerts[run.label["trace_id"]], calls[run.label["trace_id"]]) for run in runs]
 
 
-def judge_by_engine(folder: Path, names: set[str], rules: Path) -> list[Verdict]:
-    """The same verdicts by way of the whole engine; `rules` is a file to write the loop rules to."""
-    rules.write_text(
-        "version: 1\nloops:\n"
-        + "".join(f"  - {{name: {name.replace('_', '-')}, detect: {name}}}\n" for name in sorted(names))
-    )
-    runs = {bytes.fromhex(run.label["trace_id"]): run for run in read_runs(folder)}
-    steps = {step.span_id: at for run in runs.values() for at, step, _ in run.calls}
-    fired: dict[bytes, list[tuple[int, Finding | Alert]]] = defaultdict(list)
-    for path in sorted(folder.glob("*.otlp.jsonl.gz")):
-        engine = build_engine(load_config(environ={}), rules=[str(rules)])
-        now_ns = 0
-        for position, request in enumerate(requests(path)):
-            spans = decode_traces(request.payload, "default", 0).events
-            now_ns = max([now_ns, *(span.end_ns for span in spans)])
-            engine.feed(Signal.TRACES, spans, position, now_ns)
-        engine.close(now_ns)
-        for alert in engine.take().alerts:
-            loud = alert.severity is not Severity.NOTICE and alert.category is Category.LOOP
-            if alert.state == "firing" and loud:
-                fired[alert.trace_id].append((steps[alert.at_span_id], alert))
-    return [Verdict(run, sorted(fired[trace_id], key=lambda pair: pair[0])) for trace_id, run in runs.items()]
+# ---- figures ---------------------------------------------------------------------------------------------------
 
-
-GROUPS = {
+GROUPS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "human": lambda label: label["basis"] == "human",
     "mechanical": lambda label: label["basis"] == "mechanical",
     "human+mechanical": lambda label: label["basis"] in {"human", "mechanical"},
@@ -193,31 +194,28 @@ GROUPS = {
 
 @dataclass
 class Score:
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-    tn: int = 0
-    delays: list[int] = field(default_factory=list)
-    saved: float = 0.0
-    at_stake: float = 0.0
+    """The figures of a group of runs."""
 
-    def add(self, verdict: Verdict) -> None:
-        loop, fired = verdict.run.label["loop"], bool(verdict.fired)
-        self.tp += loop and fired
-        self.fn += loop and not fired
-        self.fp += fired and not loop
-        self.tn += not fired and not loop
-        if not loop:
-            return
-        onset = min(e["onset_step"] for e in verdict.run.label["episodes"])
-        after = [(at, nano or 0) for at, _, nano in verdict.run.calls if at >= onset]
-        self.at_stake += 1
-        total = sum(nano for _, nano in after)
-        if fired:
-            alarm = verdict.fired[0][0]
-            self.delays.append(max(0, alarm - onset))
-            if total:
-                self.saved += sum(nano for at, nano in after if at > alarm) / total
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def count(self, *, loop: bool, found: bool) -> int:
+        return sum(v.run.label["loop"] == loop and (v.alarm is not None) == found for v in self.verdicts)
+
+    @cached_property
+    def tp(self) -> int:
+        return self.count(loop=True, found=True)
+
+    @cached_property
+    def fp(self) -> int:
+        return self.count(loop=False, found=True)
+
+    @cached_property
+    def fn(self) -> int:
+        return self.count(loop=True, found=False)
+
+    @cached_property
+    def tn(self) -> int:
+        return self.count(loop=False, found=False)
 
     @property
     def precision(self) -> float:
@@ -235,57 +233,189 @@ class Score:
     def false_alarms(self) -> float:
         return self.fp / max(1, self.fp + self.tn)
 
+    @cached_property
+    def _timed(self) -> list[tuple[int, int, int, bool]]:
+        timed = [(v.after_onset(), v.alarm is not None) for v in self.verdicts if v.run.label["loop"]]
+        return [(*told, found) for told, found in timed if told is not None]
+
+    @cached_property
+    def delay(self) -> float:
+        """Median tool calls from onset to alarm, of the loops found."""
+        return statistics.median([tools for tools, _, _, found in self._timed if found] or [float("nan")])
+
+    @cached_property
+    def delay_usd(self) -> float:
+        """Median dollars spent from onset to alarm, of the loops found."""
+        return statistics.median([until for _, until, _, found in self._timed if found] or [float("nan")]) / 1e9
+
+    @cached_property
+    def saved(self) -> float:
+        """Mean share of the money from the onset on that a stop at the alarm spares; a missed loop spares none."""
+        shares = [1 - until / money if found and money else 0.0 for _, until, money, found in self._timed]
+        return statistics.fmean(shares) if shares else float("nan")
+
+    def interval(self, figure: str, rounds: int = 1000) -> tuple[float, float]:
+        """Bootstrapped 95 % interval of a figure."""
+        rng = random.Random(SEED)
+        told = [(v.run.label["loop"], v.alarm is not None) for v in self.verdicts]
+        found = []
+        for _ in range(rounds if told else 0):
+            drawn = Counter(rng.choices(told, k=len(told)))
+            tp, fp = drawn[True, True], drawn[False, True]
+            fn, tn = drawn[True, False], drawn[False, False]
+            found.append(2 * tp / max(1, 2 * tp + fp + fn) if figure == "f1" else fp / max(1, fp + tn))
+        found.sort()
+        return (found[int(0.025 * rounds)], found[int(0.975 * rounds)]) if found else (0.0, 1.0)
+
     def __str__(self) -> str:
-        delay = statistics.median(self.delays) if self.delays else float("nan")
+        low, high = self.interval("f1")
+        worst = self.interval("fp")[1]
         return (
-            f"P {self.precision:.2f}  R {self.recall:.2f}  F1 {self.f1:.3f}  FP {self.false_alarms:.2f}"
-            f"  delay {delay:g}  saved {self.saved / max(1, self.at_stake):.2f}"
-            f"  (tp {self.tp} fp {self.fp} fn {self.fn} tn {self.tn})"
+            f"P {self.precision:.2f}  R {self.recall:.2f}  F1 {self.f1:.3f} [{low:.2f}, {high:.2f}]"
+            f"  FP {self.false_alarms:.3f} [≤ {worst:.2f}]  delay {self.delay:g} (${self.delay_usd:.3f})"
+            f"  saved {self.saved:.2f}  (tp {self.tp} fp {self.fp} fn {self.fn} tn {self.tn})"
         )
 
 
-def score(verdicts: list[Verdict], fold: int | None = None) -> dict[str, Score]:
-    """Scores per group. `fold` 0 or 1 takes every second run only, to see whether a tuning carries over."""
+def score(verdicts: Iterable[Verdict]) -> dict[str, Score]:
+    """Scores per group; runs whose label is ambiguous are left out."""
     scores = {name: Score() for name in GROUPS}
-    for number, verdict in enumerate(verdicts):
-        if verdict.run.label["ambiguous"] or (fold is not None and number % 2 != fold):
-            continue
+    for verdict in verdicts:
         for name, belongs in GROUPS.items():
-            if belongs(verdict.run.label):
-                scores[name].add(verdict)
+            if not verdict.run.label["ambiguous"] and belongs(verdict.run.label):
+                scores[name].verdicts.append(verdict)
     return scores
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--engine", action="store_true")
-    parser.add_argument("--without-content", action="store_true")
-    parser.add_argument("--per-detector", action="store_true")
-    parser.add_argument("--folds", action="store_true")
-    parser.add_argument("--show", action="store_true", help="list false alarms and misses")
-    parser.add_argument("--only", nargs="*", default=sorted(DETECTORS))
-    options = parser.parse_args()
+def runs_folder() -> Path:
     shared = os.environ.get("OTEL_COST_SHARED") or str(Path(__file__).parents[3] / "shared")
-    folder = Path(shared) / "trajectories"
-    runs = list(read_runs(folder, content=not options.without_content))
-    selections = [{name} for name in options.only] if options.per_detector else []
-    for names in [*selections, set(options.only)]:
-        with TemporaryDirectory() as scratch:
-            verdicts = (
-                judge_by_engine(folder, names, Path(scratch) / "rules.yaml")
-                if options.engine
-                else [judge(run, names) for run in runs]
-            )
-        print(f"== {', '.join(sorted(names)) if len(names) == 1 else 'all'}")
-        for fold in (None, 0, 1) if options.folds else (None,):
-            for group, result in score(verdicts, fold).items():
-                print(f"{'' if fold is None else f'fold {fold} '}{group:18} {result}")
-        if options.show:
-            for v in verdicts:
-                label = v.run.label
-                if bool(v.fired) != label["loop"] and not label["ambiguous"]:
-                    what = [(at, f.summary) for at, f in v.fired]
-                    print("FALSE" if v.fired else "MISSED", label["id"], label["steps"], label["episodes"], what)
+    return Path(shared) / "trajectories"
+
+
+# ---- cross-validation --------------------------------------------------------------------------------------------
+
+# What was chosen by looking at these runs; each is varied around the value that ships.
+GRID: dict[tuple[str, str], tuple[float, ...]] = {
+    ("no_news", "count"): (2, 3, 4),
+    ("repeated_error", "count"): (2, 3, 4),
+    ("near_repeat", "count"): (2, 3, 4),
+    ("edit_test_churn", "rounds"): (3, 4, 6),
+    ("recreate_churn", "count"): (3, 4, 6),
+}
+
+
+def cross_validate(runs: list[Run], folds: int, scratch: Path) -> None:
+    """Choose each setting on the other folds, score on the one left out; folds at random and by source."""
+    runs = [run for run in runs if run.label["basis"] != "llm-ledger" and not run.label["ambiguous"]]
+    alarmed: dict[tuple[tuple[str, str], float] | None, list[Verdict]] = {None: judge(runs)}
+    for (detector, setting), values in GRID.items():
+        for value in values:
+            rules = scratch / f"{detector}-{setting}-{value}.yaml"
+            rules.write_text(_shipped_with(detector, {setting: value}))
+            alarmed[(detector, setting), value] = judge(runs, [str(rules)])
+    rng = random.Random(SEED)
+    places = list(range(len(runs)))
+    rng.shuffle(places)
+    splits = {
+        "random folds": [places[n::folds] for n in range(folds)],
+        "by source": [
+            [n for n, run in enumerate(runs) if run.label["source"] == source]
+            for source in sorted({run.label["source"] for run in runs})
+        ],
+    }
+    for how, parts in splits.items():
+        pooled: list[Verdict] = []
+        chosen: Counter[str] = Counter()
+        for part in parts:
+            left_out = set(part)
+
+            def trained(choice: Any, left_out: set[int] = left_out) -> float:
+                kept = [v for n, v in enumerate(alarmed[choice]) if n not in left_out]
+                return score(kept)["human+mechanical"].f1
+
+            best = max(alarmed, key=lambda choice: (trained(choice), choice is None))
+            chosen["as shipped" if best is None else f"{best[0][0]}.{best[0][1]} = {best[1]}"] += 1
+            pooled += [alarmed[best][n] for n in part]
+        scores = score(pooled)
+        print(f"== cross-validated, {how}: {dict(chosen)}")
+        for group in ("human", "mechanical", "human+mechanical"):
+            print(f"{group:18} {scores[group]}")
+    print("== each source by itself, as shipped")
+    for source in sorted({run.label["source"] for run in runs}):
+        part = Score([v for v in alarmed[None] if v.run.label["source"] == source])
+        print(f"{source:18} {part}")
+
+
+def _shipped_with(detector: str, settings: dict[str, float]) -> str:
+    """The shipped loop rules as text, one detector's settings changed."""
+    engine = build_engine(load_config(environ={}))
+    rules = []
+    for rule in engine._watch._rules:
+        chosen = rule.settings.model_dump(mode="json", exclude_unset=True)
+        if rule.detector.name == detector:
+            chosen |= settings
+        line: dict[str, Any] = {"name": rule.name, "detect": rule.detector.name, "with": chosen}
+        if rule.severity is not None:
+            line["severity"] = rule.severity.value
+        rules.append(line)
+    return json.dumps({"version": 1, "loops": rules})
+
+
+# ---- report ------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--copies", nargs="*", choices=COPIES, default=COPIES)
+    parser.add_argument("--rules", nargs="*", default=[], help="rule files in place of the shipped ones")
+    parser.add_argument("--per-detector", action="store_true", help="each detector by itself as well")
+    parser.add_argument("--cross-validate", action="store_true")
+    parser.add_argument("--show", action="store_true", help="list false alarms and misses")
+    options = parser.parse_args()
+    runs = read_runs(runs_folder())
+    pooled: list[Verdict] = []
+    for how in options.copies:
+        verdicts = judge(copies(runs, how), options.rules)
+        if how in PERTURBED:
+            pooled += verdicts
+        report(how, verdicts, show=options.show)
+    if pooled:
+        report("all perturbed copies", pooled, show=False)
+    with TemporaryDirectory() as scratch:
+        if options.per_detector:
+            for name, detector in sorted(DETECTORS.items()):
+                if detector.category is Category.LOOP:
+                    rules = Path(scratch) / "one.yaml"
+                    rules.write_text(json.dumps({"version": 1, "loops": [{"name": "one", "detect": name}]}))
+                    print(f"{name:18} {score(judge(runs, [str(rules)]))['human+mechanical']}")
+        if options.cross_validate:
+            cross_validate(runs, 10, Path(scratch))
+
+
+def report(how: str, verdicts: list[Verdict], *, show: bool) -> None:
+    scores = score(verdicts)
+    print(f"== {how}")
+    for group, result in scores.items():
+        print(f"{group:18} {result}")
+    told = scores["human+mechanical"].verdicts
+    for shape in SHAPES:
+        loops = [v for v in told if v.run.label["loop"] and v.run.shape == shape]
+        found = Counter(v.alarm.kind for v in loops if v.alarm is not None)
+        kinds = ", ".join(f"{kind} {number}" for kind, number in found.most_common())
+        print(f"  {shape:16} {sum(found.values())} of {len(loops)} found  ({kinds})")
+    wolf = Counter(v.alarm.kind for v in told if v.alarm is not None and not v.run.label["loop"])
+    print(f"  false alarms by   {dict(wolf)}")
+    if show:
+        for v in verdicts:
+            if (v.alarm is not None) != v.run.label["loop"] and not v.run.label["ambiguous"]:
+                alarms = [(v.run.step_of.get(a.at_span_id.hex()), a.kind, a.summary) for a in v.alerts]
+                print(
+                    "  FALSE " if v.alarm else "  MISSED",
+                    v.run.id,
+                    v.run.label["steps"],
+                    v.run.label["episodes"],
+                    alarms,
+                )
 
 
 if __name__ == "__main__":

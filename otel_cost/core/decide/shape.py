@@ -8,18 +8,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from otel_cost.core.detect._shape import error_shape, keyed
+from otel_cost.core.detect._shape import error_shape, essential, keyed
 from otel_cost.core.detect._sketch import Sketch
 
 if TYPE_CHECKING:
     from otel_cost.core.model.event import HookEvent
     from otel_cost.core.model.step import Step
 
-# Said about a call, not part of it. Harnesses leave them out of some of their events, models reword them.
-_REMARKS: Final = frozenset({"description", "explanation", "justification", "is_background"})
-_COMMANDS: Final = ("command", "cmd", "script")
-# Share of words that two calls have in common to be nearly the same.
-_NEAR: Final = 0.6
 _MOST: Final = 16 * 1024  # a longer text counts as it is written
 
 
@@ -35,7 +30,7 @@ class CallShape(NamedTuple):
         """Would `other` be the same call again? `varied`: the tries differed before, so details do not count."""
         if self.tool != other.tool:
             return False
-        if self.exact == other.exact or self.sketch.near(other.sketch, _NEAR):
+        if self.exact == other.exact or self.sketch.near(other.sketch):
             return True
         return varied and self.folded == other.folded
 
@@ -83,47 +78,8 @@ def _essential(arguments: str) -> Any:  # noqa: ANN401  # whatever the agent wro
         return arguments
     if not isinstance(value, dict):
         return value
-    kept = {key: one for key, one in value.items() if key not in _REMARKS}
-    for key in _COMMANDS:
-        command = kept.get(key)
-        if isinstance(command, str):
-            kept[key] = without_comments(command)
-        elif isinstance(command, list) and command and isinstance(command[-1], str):
-            kept[key] = [*command[:-1], without_comments(command[-1])]
-    return kept
+    return essential(value)
 
 
 def _as_text(value: Any) -> str:  # noqa: ANN401
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def without_comments(command: str) -> str:
-    """A shell command without its comments and the white space at the ends of its lines."""
-    if "#" in command and len(command) <= _MOST:
-        command = "".join(_code(command))
-    return "\n".join(line.rstrip() for line in command.strip().splitlines() if line.strip())
-
-
-def _code(command: str) -> list[str]:
-    kept: list[str] = []
-    quote, before, commented, escaped = "", "\n", False, False
-    for char in command:
-        if commented:
-            if char != "\n":
-                continue
-            commented = False
-        elif escaped:
-            escaped = False
-        elif quote:
-            escaped = char == "\\" and quote == '"'
-            quote = "" if char == quote else quote
-        elif char == "\\":
-            escaped = True
-        elif char in "'\"":
-            quote = char
-        elif char == "#" and (before.isspace() or before in ";&|("):
-            commented = True
-            continue
-        kept.append(char)
-        before = char
-    return kept

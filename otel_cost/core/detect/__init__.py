@@ -46,6 +46,7 @@ class Observed:
     charge: Charge | None = None
     traits: Traits | None = field(default=None, repr=False)
     cost: int | None = None  # of the turn that this tool call ends, nano-USD
+    epoch: int = 0  # successful writes that brought something new, before it
     repeats: Sequence[Repeats] = ()  # tool calls that are known by now, each once, and what they repeat
     echo: bool = False  # one of them had a result that some earlier call had
 
@@ -55,9 +56,9 @@ class Detector(Generic[S]):
     """A way to see one shape of loop or waste.
 
     `settings` is the model of the rule's `with:`; `state()` makes the state of one
-    agent of one run; `observe` is fed each call of `kinds` once and gives at most one
-    firing finding per episode, and its closing (`state="resolved"`) with the
-    episode's total when the episode has ended. Nearly every call means nothing to
+    agent of one run; `observe` is fed each call of `kinds` once and gives one
+    firing finding per episode, another one if it has become louder, and its closing (`state="resolved"`)
+    with the episode's total when the episode has ended. Nearly every call means nothing to
     nearly every detector: `observe` looks at what concerns it and returns `()` for the rest.
     """
 

@@ -22,6 +22,13 @@ COMPACTED: Final = 0.7
 _SPANS: Final = 64
 
 
+_LOUDNESS: Final = {severity: place for place, severity in enumerate(Severity)}
+
+
+def loudness(severity: Severity) -> int:
+    return _LOUDNESS[severity]
+
+
 class Settings(BaseModel):
     """What a rule may set under `with:`; a key that a detector does not know is a mistake."""
 
@@ -64,7 +71,15 @@ class Episode:
     wasted: int | None = 0  # nano-USD of every turn from the onset on
     last: int = 0  # index of the last tool call that belongs here
     quiet: int = 0  # calls that brought something new since then
-    firing: bool = False
+    told: Severity | None = None  # how loud it was told of
+
+    @property
+    def firing(self) -> bool:
+        return self.told is not None
+
+    def is_news(self, severity: Severity) -> bool:
+        """Was it not yet told of as loud as this?"""
+        return self.told is None or loudness(self.told) < loudness(severity)
 
     def add(self, span_id: bytes, cost: int | None, at: int) -> None:
         if self.repeats >= self.honest:
@@ -84,11 +99,12 @@ class Episode:
         shape: str,
         summary: str,
         evidence: dict[str, str | int | None],
-        severity: Severity = Severity.WARNING,
+        severity: Severity | None = None,
     ) -> Finding:
-        """The episode as of now: its firing the first time, its end the second."""
-        state = "resolved" if self.firing else "firing"
-        self.firing = True
+        """The episode as of now: firing, firing again if it has become louder, else its end."""
+        severity = severity or self.told or Severity.WARNING
+        state = "firing" if self.is_news(severity) else "resolved"
+        self.told = severity
         wasteful = self.repeats - self.honest
         return Finding(
             detector=detector,

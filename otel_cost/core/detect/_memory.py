@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from otel_cost.core.detect import Observed
     from otel_cost.core.detect._traits import Traits
 
-# Share of words that two calls of one group have in common; tuned on labelled runs.
-NEAR: Final = 0.6
 _ROUGH: Final = 8  # tokens
+_EMPTY: Final = b"empty"
 
 
 class Past(NamedTuple):
@@ -70,7 +69,7 @@ class Memory:
         """Take a call in; tell in `seen` what its turn cost and which tool calls are known by now."""
         step = seen.step
         seen.cost = self.turns.add(seen)
-        seen.repeats, seen.echo = (), False
+        seen.repeats, seen.echo, seen.epoch = (), False, self.epoch
         if step.kind is Kind.TOOL:
             traits = traits_of(seen)
             if traits.instruction is None and delegates(step.tool or ""):
@@ -79,7 +78,7 @@ class Memory:
             if outcome is None and traits.size is not None:
                 outcome = keyed(f"{step.tool}\0{traits.size}")
             if outcome is None and self.tells and traits.call is not None:
-                outcome = b"empty"
+                outcome = _EMPTY
             if outcome is None:
                 if len(self.unknown) < WINDOW:
                     self.unknown.append(seen)
@@ -105,6 +104,8 @@ class Memory:
             around = b"%d %d %d %d" % (len(unknown), said, grown, traits.failed)
             # Where the arguments are told, what came back may be known less well: counts are off by a token or two.
             outcome = around if traits.call is None else b"%d %d" % (len(unknown), grown // _ROUGH)
+            if traits.call is not None and grown <= _ROUGH * len(unknown):
+                outcome = _EMPTY
             repeats = self._repeats(seen, traits, traits.call or around, outcome, known_by)
             known.append(repeats if len(unknown) == 1 else repeats._replace(past=tuple(self.past)))
         return known
@@ -155,4 +156,6 @@ class Memory:
 
 def near_calls(one: Traits, two: Traits) -> bool:
     """Are the arguments nearly the same? Not known where either has none."""
-    return one.sketch is not None and two.sketch is not None and one.sketch.near(two.sketch, NEAR)
+    if one.sketch is None or two.sketch is None:
+        return False
+    return one.sketch.near(two.sketch, loose=one.negative and two.negative)

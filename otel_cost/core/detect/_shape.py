@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 DEFAULT_KEY: Final = b"otel-cost"
 
@@ -162,10 +162,37 @@ def _hex(found: re.Match[str]) -> str:
 _SCAN: Final = json.JSONDecoder().raw_decode
 
 
+# Said about a call, not part of it. Harnesses leave them out of some of their events, models reword them.
+_REMARKS: Final = frozenset({"description", "explanation", "justification", "thought", "reasoning", "is_background"})
+_COMMANDS: Final = ("command", "cmd", "script")
+_COMMENT: Final = re.compile(r"""('[^']*'?|"(?:\\.|[^"\\])*"?|\\.)|(?<![^\s;&|(])#[^\n]*""", re.DOTALL)
+
+
+def without_comments(command: str) -> str:
+    """A shell command without its comments and the white space at the ends of its lines."""
+    if "#" in command and len(command) <= _CANONICAL_CHARS:
+        command = _COMMENT.sub(lambda found: found[1] or "", command)
+    return "\n".join([line.rstrip() for line in command.strip().splitlines() if line.strip()])
+
+
+def essential(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments without what is only said about the call: remarks (if there is more), comments in commands."""
+    if not _REMARKS.isdisjoint(arguments):
+        arguments = {key: one for key, one in arguments.items() if key not in _REMARKS} or arguments
+    for key in _COMMANDS:
+        command = arguments.get(key)
+        if isinstance(command, str) and ("#" in command or "\n" in command or command != command.strip()):
+            arguments = arguments | {key: without_comments(command)}
+        elif isinstance(command, list) and command and isinstance(command[-1], str):
+            arguments = arguments | {key: [*command[:-1], without_comments(command[-1])]}
+    return arguments
+
+
 def canonical(arguments: str) -> tuple[str, object]:
     """Arguments as one text for one value (keys sorted), and as that value (the text itself, if they are no JSON).
 
-    The order in which a client writes keys does not matter; very long arguments are taken as they are written.
+    The order in which a client writes keys does not matter, nor do remarks and comments; very long
+    arguments are taken as they are written.
     """
     if arguments[:1] in "{[" and len(arguments) <= _CANONICAL_CHARS:
         try:
@@ -174,8 +201,10 @@ def canonical(arguments: str) -> tuple[str, object]:
             return arguments, arguments
         if end < len(arguments) and not arguments[end:].isspace():
             return arguments, arguments
-        if isinstance(value, dict) and not any(isinstance(one, (dict, list)) for one in value.values()):
-            return repr(sorted(value.items())), value
+        if isinstance(value, dict):
+            value = essential(value)
+            if not any(isinstance(one, (dict, list)) for one in value.values()):
+                return repr(sorted(value.items())), value
         return json.dumps(value, sort_keys=True, separators=(",", ":")), value
     return arguments, arguments
 

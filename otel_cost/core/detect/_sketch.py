@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from array import array
-from itertools import pairwise
+from collections import Counter
 from typing import Final
 from zlib import crc32
 
+# Share of words that two calls have in common to be nearly the same.
+NEAR: Final = 0.8
 # A reworded command differs in its middle or its end; of a longer text the two ends stand for the whole.
 _ENDS: Final = 200
-# Bottom-k: the smallest hashes of a set are a fair sample of it, and of its overlap with another.
-_SIZE: Final = 40
 # A value without spaces up to this length is a name, an id, a number: another value is another thing.
 _NAME_CHARS: Final = 60
 _SAMPLED_CHARS: Final = 1500
@@ -22,6 +21,9 @@ _WORDS: Final = bytes(
     byte if byte >= 0x80 or chr(byte).isalnum() or byte in _KEPT else ord(" ")  # not ASCII: part of a word
     for byte in range(256)
 )
+_DEPTH: Final = 12
+_NOWHERE: Final = b"/dev/null"  # a path that names nothing
+_SHARED_NAMES: Final = 0.5
 
 
 def sample(text: str) -> frozenset[int]:
@@ -30,56 +32,72 @@ def sample(text: str) -> frozenset[int]:
     return frozenset(sorted({crc32(word) for word in words if len(word) >= _LONG_WORD})[:_SAMPLE])
 
 
-class Sketch:
-    """What arguments name exactly (ids, numbers, paths) and, of their free text, words and pairs of words."""
+def _split(value: object, exact: list[str], free: list[str], key: str = "", depth: int = 0) -> None:
+    """Sort the values of arguments into names and free text; what lies deeper than anybody writes is left out."""
+    if depth > _DEPTH:
+        return
+    if isinstance(value, str):
+        if len(value) > _NAME_CHARS or " " in value or "\n" in value:
+            free.append(value)
+        else:
+            exact.append(f"{key}\0{value}")
+    elif isinstance(value, dict):
+        for name in sorted(value) if len(value) > 1 else value:
+            _split(value[name], exact, free, name, depth + 1)
+    elif isinstance(value, list):
+        for one in value:
+            _split(one, exact, free, key, depth + 1)
+    else:
+        exact.append(f"{key}\0{value}")
 
-    __slots__ = ("_shingles", "exact", "hashes")
+
+class Sketch:
+    """What arguments name (ids, numbers, paths) and the words of their free text, as hashes."""
+
+    __slots__ = ("exact", "names", "numbers", "words")
+
+    exact: int  # of the values that are names by themselves
+    names: bytes  # of the paths and file names in the free text
+    numbers: int  # of the numbers in it
+    words: bytes  # of all its words
 
     def __init__(self, arguments: object) -> None:
         exact: list[str] = []
         free: list[str] = []
-        if isinstance(arguments, dict):
-            for key in sorted(arguments) if len(arguments) > 1 else arguments:
-                value = arguments[key]
-                if isinstance(value, str):
-                    if len(value) > _NAME_CHARS or " " in value or "\n" in value:
-                        free.append(value)
-                    else:
-                        exact.append(f"{key}\0{value}")
-                elif isinstance(value, (dict, list)):
-                    free.append(json.dumps(value))
-                else:
-                    exact.append(f"{key}\0{value}")
+        if isinstance(arguments, str):
+            free.append(arguments)
         else:
-            free.append(arguments if isinstance(arguments, str) else json.dumps(arguments))
-        self._shingles: frozenset[int] | None = None
+            _split(arguments, exact, free)
         self.exact = crc32("\0".join(exact).encode("utf-8", "replace"))
-        self.hashes = b""
+        self.names = self.words = b""
+        self.numbers = 0
         if not free:
             return
         text = " ".join(free)
         if len(text) > 2 * _ENDS:
             text = text[:_ENDS] + text[-_ENDS:]
         words = text.encode("utf-8", "replace").translate(_WORDS).split()
-        names = sorted({word for word in words if b"/" in word or b"." in word[1:-1] or word.isdigit()})
-        self.exact = crc32(b"\0".join(names), self.exact)
-        self.hashes = array("I", map(crc32, words)).tobytes()
+        self.words = array("I", map(crc32, words)).tobytes()
+        names = {word for word in words if b"/" in word or b"." in word[1:-1]}
+        names.discard(_NOWHERE)
+        self.names = array("I", map(crc32, sorted(names))).tobytes()
+        numbers = [word for word in words if word.isdigit()]
+        self.numbers = crc32(b" ".join(numbers)) if numbers else 0
 
-    @property
-    def shingles(self) -> frozenset[int]:
-        """A fair sample of the words and pairs of words; made when two sketches are first compared."""
-        if self._shingles is None:
-            hashes = array("I", self.hashes)
-            shingles = set(hashes)
-            shingles.update([(one * 31 + two) & 0xFFFFFFFF for one, two in pairwise(hashes)])
-            self._shingles = frozenset(sorted(shingles)[:_SIZE])
-        return self._shingles
+    def near(self, other: Sketch, least: float = NEAR, *, loose: bool = False) -> bool:
+        """Do both name the same things and share at least `least` of their words (Dice)?
 
-    def near(self, other: Sketch, least: float) -> bool:
-        """Do both name the same things and share at least `least` of their words (Jaccard)?"""
+        `loose`: what came back was nothing or a refusal, so that another number, or one more path, changes nothing.
+        """
         if self.exact != other.exact:
             return False
-        if self.hashes == other.hashes:
+        if self.words == other.words:
             return True
-        mine, theirs = self.shingles, other.shingles
-        return len(mine & theirs) >= least * len(mine | theirs)
+        if not loose and (self.numbers != other.numbers or self.names != other.names):
+            return False
+        if self.names != other.names:
+            mine, theirs = frozenset(array("I", self.names)), frozenset(array("I", other.names))
+            if len(mine & theirs) < _SHARED_NAMES * len(mine | theirs):
+                return False
+        one, two = Counter(array("I", self.words)), Counter(array("I", other.words))
+        return 2 * (one & two).total() >= least * (len(self.words) + len(other.words)) / array("I").itemsize

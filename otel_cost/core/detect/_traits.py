@@ -38,6 +38,7 @@ class Traits:
         "failures",
         "infrastructure",
         "instruction",
+        "negative",
         "outcome",
         "size",
         "sketch",
@@ -52,6 +53,7 @@ class Traits:
     outcome: bytes | None  # tool and what came back: the error's shape, else the result's
     error: bytes | None  # the error's shape; None: not failed, or nothing is told about it
     failed: bool  # says so, or its result reads so: some harnesses report a failing command as a success
+    negative: bool  # what came back was nothing, or a refusal
     vague: bool  # of the error only a type is told, which many different errors share
     infrastructure: bool  # failed on the way there (429, 5xx, timeout)
     failures: int | None  # failing tests that the result reports
@@ -69,7 +71,7 @@ class Traits:
         self.instruction = None
         self.words = frozenset()
         self.failed, self.verb, self.chant = failed, "", 0
-        self.infrastructure = self.vague = self.whole = False
+        self.infrastructure = self.vague = self.whole = self.negative = False
         if step.kind is Kind.TOOL:
             self._read_tool(step)
         elif step.kind in MODEL_KINDS:
@@ -95,6 +97,7 @@ class Traits:
                 self.failed = True
         elif step.result_size is not None:
             self.size = step.result_size
+        self.negative = self.failed or (result is not None and _reads_negative(result, self.verb))
         if self.failed:
             said = step.error_message
             told_more = result and (said is None or said == step.error_type or is_generic(said))
@@ -171,7 +174,11 @@ def traits_of(seen: Observed) -> Traits:
     return traits
 
 
-_READS_FAILED: Final = re.compile(r"\s*(?:error\b|traceback \(most recent|exception\b|fatal\b|failure:)", re.IGNORECASE)
+_READS_FAILED: Final = re.compile(
+    r"\s*(?:error\b|traceback \(most recent|exception\b|fatal\b|failure:"
+    r"|(?:/\w+)*/?(?:ba|z|da|k)?sh: (?:-c: )?(?:line )?\d+: )",  # a shell that could not run what it was told to
+    re.IGNORECASE,
+)
 _EXIT_CODE: Final = re.compile(
     r"\bexit(?:ed)?(?:[ _]?with)?(?:[ _]?status)?[ _]?(?:code)?[\"']?\s*[:=]?\s*[1-9]|\bis_?error[\"']?\s*[:=]\s*true",
     re.IGNORECASE,
@@ -184,6 +191,26 @@ def _reads_failed(result: str) -> bool:
         return True
     ends = result if len(result) < 400 else result[:200] + result[-200:]  # either end may hold the code
     return ("xit" in ends or "rror" in ends) and _EXIT_CODE.search(ends) is not None
+
+
+# What a refusal says, and how a short answer says that there is nothing.
+_REFUSALS: Final = (
+    *("error", "fail", "cannot", "can't", "could not", "couldn't", "unable", "not found", "no such", "no match"),
+    *("denied", "invalid", "incorrect", "wrong", "did not", "didn't", "not pass", "try again", "unknown", "missing"),
+    *("refused", "not available", "not enough", "unexpected", "illegal", "nothing", "out of range", "no results"),
+)
+_NOTHING: Final = frozenset({"", "0", "[]", "{}", "()", "no", "none", "null", "nil", "false", "nan", "n/a", "-1"})
+_REFUSAL_CHARS: Final = 400
+
+
+def _reads_negative(result: str, verb: str) -> bool:
+    """Is a result a refusal, or nothing? Of a tool that writes, nothing said is well done."""
+    if len(result) > _REFUSAL_CHARS:
+        return False
+    said = result.strip().lower()
+    if said in _NOTHING:
+        return verb != "write"
+    return any(word in said for word in _REFUSALS)
 
 
 _CHUNK: Final = 50

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from otel_cost.core.detect import TOOLS, Detector, register
 from otel_cost.core.detect._episode import WINDOW, Episode, Settings
-from otel_cost.core.detect._memory import NEAR
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.detect._verbs import delegates
 from otel_cost.core.model.vocabulary import Category
@@ -66,7 +65,7 @@ def _handed(state: State, seen: Observed, tool: str, settings: AgentPingPong) ->
     if target is not None:
         if step.start_ns < target.end_ns:
             return
-        other = sketch is not None and target.sketch is not None and not sketch.near(target.sketch, NEAR)
+        other = sketch is not None and target.sketch is not None and not sketch.near(target.sketch)
         if other or state.calls - target.episode.last >= WINDOW:
             if target.episode.firing:
                 yield _finding(target, step.span_id, tool)

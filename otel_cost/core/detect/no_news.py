@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -23,6 +23,8 @@ class NoNews(Settings):
 
     count: Annotated[int, Field(ge=2)] = 3
     """Calls without news that make it a loop."""
+    alike: Annotated[int, Field(ge=2)] = 2
+    """As many if they all brought back the same."""
     gap: Annotated[int, Field(ge=1)] = 5
     """Tool calls from one call without news to the next, at most."""
 
@@ -32,6 +34,7 @@ class State:
     """One agent's present stretch of calls without news."""
 
     stretch: Episode | None = None
+    told: dict[bytes, int] = field(default_factory=dict)  # results that the stretch brought back, and how often
 
 
 def observe(state: State, seen: Observed, settings: NoNews) -> Iterable[Finding]:
@@ -60,9 +63,11 @@ def _stretched(state: State, seen: Observed, settings: NoNews) -> Iterator[Findi
         if stretch is None:
             # The call that is repeated is the last honest one: it opens the episode and is not waste.
             stretch = state.stretch = Episode()
+            state.told.clear()
             stretch.add(near[0].span_id, near[0].cost, near[0].at)
         stretch.add(now.span_id, now.cost, now.at)
-        if stretch.repeats > settings.count and not stretch.firing:
+        alike = state.told[now.outcome] = state.told.get(now.outcome, 0) + 1
+        if (stretch.repeats > settings.count or alike >= settings.alike) and not stretch.firing:
             yield _finding(stretch, now.known_by)
 
 

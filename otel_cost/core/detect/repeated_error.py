@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import CALM, WINDOW, Episode, Settings
+from otel_cost.core.detect._memory import near_calls
 from otel_cost.core.detect._traits import traits_of
-from otel_cost.core.model.vocabulary import Category, Kind
+from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from otel_cost.core.detect import Observed
+    from otel_cost.core.detect._traits import Traits
     from otel_cost.core.model.finding import Finding
 
 
@@ -24,6 +27,11 @@ class RepeatedError(Settings):
 
     count: Annotated[int, Field(ge=2)] = 3
     """Failures of one shape that make it a loop: one retry is healthy, two may be bad luck."""
+    varied: Annotated[int, Field(ge=2)] = 5
+    """As many where the tries were different ones; from `count` on they are a notice."""
+
+
+_TRIES: Final = 8
 
 
 @dataclass(slots=True)
@@ -36,6 +44,8 @@ class Streak:
     failures: int | None
     calm: int  # calls that go well in between, from which on the streak is over
     varied: bool = False  # the arguments were not always the same
+    tries: deque[tuple[Traits, int]] = field(default_factory=lambda: deque(maxlen=_TRIES))  # and their epochs
+    again: int = 1  # tries that were nearly the same as one before, and the first
     episode: Episode = field(default_factory=Episode)
 
 
@@ -50,7 +60,8 @@ class State:
 def observe(state: State, seen: Observed, settings: RepeatedError) -> Iterable[Finding]:
     """Feed one call; yield when a streak is long enough, and when it has ended.
 
-    Other calls may lie between the failures (`rm`, then the same `create` again).
+    Other calls may lie between the failures (`rm`, then the same `create` again). Tries with other
+    arguments, and checks after an edit, may be progress that the error does not show: they count, but less.
     A streak ends when the call that failed succeeds, when fewer tests fail than
     before, or after a few calls that went well. Faults of the network or of a
     rate limit are no streak: retries of those are `retry_storm`.
@@ -82,8 +93,22 @@ def _again(state: State, seen: Observed, shape: bytes, settings: RepeatedError) 
     streak.varied |= traits.call != streak.call
     streak.failures = traits.failures
     streak.episode.add(step.span_id, seen.cost if step.kind is Kind.TOOL else 0, state.calls)
-    if streak.episode.repeats >= settings.count and not streak.episode.firing:
-        yield _finding(streak, step.span_id)
+    streak.again += any(_same_try(one, epoch, traits, seen.epoch) for one, epoch in streak.tries)
+    streak.tries.append((traits, seen.epoch))
+    if streak.again >= settings.count or streak.episode.repeats >= settings.varied:
+        severity = Severity.WARNING
+    elif streak.episode.repeats >= settings.count:
+        severity = Severity.NOTICE
+    else:
+        return
+    if streak.episode.is_news(severity):
+        yield _finding(streak, step.span_id, severity)
+
+
+def _same_try(one: Traits, epoch: int, two: Traits, epoch_now: int) -> bool:
+    if two.verb == "check" and epoch != epoch_now:
+        return False
+    return one.call is None or two.call is None or one.call == two.call or near_calls(one, two)
 
 
 def _progress(before: int | None, now: int | None) -> bool:
@@ -101,7 +126,7 @@ def _calm(state: State, seen: Observed) -> Iterator[Finding]:
             del state.streaks[shape]
 
 
-def _finding(streak: Streak, at_span_id: bytes) -> Finding:
+def _finding(streak: Streak, at_span_id: bytes, severity: Severity | None = None) -> Finding:
     episode = streak.episode
     return episode.finding(
         DETECTOR.name,
@@ -109,6 +134,7 @@ def _finding(streak: Streak, at_span_id: bytes) -> Finding:
         shape=f"{streak.tool}:{streak.shape.hex()}",
         summary=f"{streak.tool} failed the same way {episode.repeats} times",
         evidence={"tool": streak.tool, "arguments": "varied" if streak.varied else "same"},
+        severity=severity,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from otel_cost.core.decide.shape import arguments_hash, error_hash, shape_of, without_comments
+from otel_cost.core.decide.shape import arguments_hash, error_hash, shape_of
+from otel_cost.core.detect._shape import without_comments
 
 
 def bash(command: str, **more: Any) -> str:
