@@ -28,6 +28,8 @@ class Source(Protocol):
 
     def report(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]: ...
 
+    def per_outcome(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]: ...
+
     def runs(self, top: int, since: str | None) -> list[Row]: ...
 
     def run(self, run_or_trace_id: str) -> Row | None: ...
@@ -74,6 +76,11 @@ class _Api:
         rows: list[Row] = self._get("/v1/report", {"by": ",".join(by), "since": since, "until": until})["rows"]
         return rows
 
+    def per_outcome(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]:
+        asked = {"per": "outcome", "by": ",".join(by), "since": since, "until": until}
+        rows: list[Row] = self._get("/v1/report", asked)["rows"]
+        return rows
+
     def runs(self, top: int, since: str | None) -> list[Row]:
         runs: list[Row] = self._get("/v1/runs", {"top": str(top), "since": since})["runs"]
         return runs
@@ -101,6 +108,9 @@ class _File:
 
     def report(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]:
         return self._ledger.report(by, _ns(since), _ns(until))
+
+    def per_outcome(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]:
+        return self._ledger.per_outcome(by, _ns(since), _ns(until))
 
     def runs(self, top: int, since: str | None) -> list[Row]:
         return self._ledger.runs(top, _ns(since))

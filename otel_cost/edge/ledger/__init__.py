@@ -52,21 +52,21 @@ class LedgerUnavailableError(OtelCostError):
 class UnknownDimensionError(UsageError):
     """A report was asked by something that is no dimension; the text lists what is."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *more: str) -> None:
         self.name = name
-        self.allowed = (*DIMENSIONS, f"{ATTRIBUTE}KEY")
+        self.allowed = (*DIMENSIONS, *more, f"{ATTRIBUTE}KEY")
         super().__init__(f"unknown dimension {name!r}; one of: {', '.join(self.allowed)}")
 
 
-def checked_dimensions(by: Sequence[str]) -> tuple[str, ...]:
-    """`by` without repetition.
+def checked_dimensions(by: Sequence[str], *more: str) -> tuple[str, ...]:
+    """`by` without repetition. `more`: dimensions that only this question knows.
 
     Raises:
         UnknownDimensionError: one of them is no dimension.
     """
     for name in by:
-        if name not in DIMENSIONS and not (name.startswith(ATTRIBUTE) and len(name) > len(ATTRIBUTE)):
-            raise UnknownDimensionError(name)
+        if name not in (*DIMENSIONS, *more) and not (name.startswith(ATTRIBUTE) and len(name) > len(ATTRIBUTE)):
+            raise UnknownDimensionError(name, *more)
     return tuple(dict.fromkeys(by))
 
 
@@ -180,6 +180,19 @@ class Ledger(Protocol):
 
     def outcomes_by_keys(self, tenant: str, keys: Sequence[str], start_ns: int) -> list[Outcome]:
         """What became of a run that is known by these keys and began at `start_ns`."""
+
+    def per_outcome(
+        self,
+        by: Sequence[str] = (),
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        tenant: str | None = None,
+    ) -> list[Row]:
+        """What outcomes cost (`core/per_outcome.py`): whole runs, by when they began; also by `model_route`.
+
+        Raises:
+            UnknownDimensionError: `by` names something else.
+        """
 
     def close(self) -> None: ...
 

@@ -24,6 +24,7 @@ from otel_cost.core.model.money import Rate, exact_text, usd_to_nano
 from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
 from otel_cost.core.outcomes import outcome_json, outcome_of, reaching
+from otel_cost.core.per_outcome import ROUTE, Part, cost_per_outcome
 from otel_cost.edge.ledger import ATTRIBUTE, LedgerUnavailableError, Row, checked_dimensions
 from otel_cost.edge.ledger.story import story, told_run, with_outcomes
 from otel_cost.errors import UsageError
@@ -652,6 +653,34 @@ class DuckDbLedger:
         )
         return reaching([(key, outcome_of(json.loads(line))) for key, line in rows], start_ns)
 
+    def per_outcome(
+        self,
+        by: Sequence[str] = (),
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        tenant: str | None = None,
+    ) -> list[Row]:
+        names = checked_dimensions(by, ROUTE)
+        parameters: list[object] = [_from(since_ns), _until(until_ns), tenant, tenant]
+        columns = [
+            f"{'b.route' if name == ROUTE else _dimension(name, parameters)} AS k{i}" for i, name in enumerate(names)
+        ]
+        keys = [f"k{index}" for index in range(len(names))]
+        rows = self._rows(
+            f"{_BEGAN} SELECT {', '.join(['b.tenant', 'b.run_id', *columns])}, sum(c.nano),"  # noqa: S608  # our own words
+            f" count(*) FILTER (f.kind IN {_MODEL_KINDS}), count(*) FILTER (f.hole)"
+            " FROM began b JOIN call_rows c ON c.run_id = b.run_id"
+            " JOIN facets f ON f.id = c.facet AND f.tenant = b.tenant"
+            " LEFT JOIN runs r ON r.tenant = b.tenant AND r.run_id = b.run_id"
+            f" GROUP BY {', '.join(['b.tenant', 'b.run_id', *keys])} ORDER BY ALL",
+            parameters,
+        )
+        parts = [
+            Part((t, run), tuple(rest[:-3]), None if rest[-3] is None else int(rest[-3]), *rest[-2:])
+            for t, run, *rest in rows
+        ]
+        return cost_per_outcome(parts, self.outcomes([part.run for part in parts]), names)
+
     def _judged(self, lines: list[Row]) -> list[Row]:
         """Run lines with what is known of them by now."""
         found = self.outcomes([(str(line["tenant"]), str(line["run_id"])) for line in lines])
@@ -975,6 +1004,23 @@ reached AS (
     LEFT JOIN runs r ON r.tenant = n.tenant AND r.run_id = n.run_id
 )
 """
+
+
+_MODEL_KINDS: Final = str(tuple(sorted(kind.value for kind in MODEL_KINDS)))
+
+# Runs that began in a stretch of time, and the models they went through in the order of their first call.
+_BEGAN: Final = f"""
+WITH firsts AS (
+    SELECT f.tenant, c.run_id, coalesce(f.model, 'unknown') AS model, f.kind IN {_MODEL_KINDS} AS is_model,
+        min(c.start_ns) AS first_ns
+    FROM call_rows c JOIN facets f ON f.id = c.facet GROUP BY ALL
+),
+began AS (
+    SELECT tenant, run_id, string_agg(model, ' → ' ORDER BY first_ns, model) FILTER (is_model) AS route
+    FROM firsts GROUP BY tenant, run_id
+    HAVING min(first_ns) >= ? AND min(first_ns) < ? AND (?::VARCHAR IS NULL OR tenant = ?)
+)
+"""  # noqa: S608  # our own words
 
 
 def _by_run(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[str, str], list[Outcome]]:

@@ -81,7 +81,11 @@ def make_app(
 
     def report(request: Request) -> Response:
         by = [name.strip() for name in request.query_params.get("by", "").split(",") if name.strip()]
-        rows = views.ledger.report(by, *_times(request), request.query_params.get("tenant"))
+        per = request.query_params.get("per")
+        if per not in {None, "outcome"}:
+            raise UsageError(f"`per={per}`: only `per=outcome` is known")
+        ask = views.ledger.report if per is None else views.ledger.per_outcome
+        rows = ask(by, *_times(request), request.query_params.get("tenant"))
         top = _count(request, "top", None)
         return JSONResponse({"rows": rows if top is None else rows[:top]})
 

@@ -50,7 +50,13 @@ def document() -> dict[str, Any]:
             },
             "/v1/report": _get(
                 "Spend by any dimension, dearest first",
-                [_query("by", f"comma-separated: {dimensions}"), *times, tenant, top],
+                [
+                    _query("by", f"comma-separated: {dimensions}"),
+                    _query("per", "`outcome`: what outcomes cost, whole runs by their start; also by `model_route`"),
+                    *times,
+                    tenant,
+                    top,
+                ],
                 answer=_object(rows={"type": "array", "items": {"$ref": "#/components/schemas/ReportRow"}}),
                 refused=True,
             ),

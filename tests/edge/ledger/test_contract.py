@@ -419,3 +419,33 @@ def test_a_response_leads_to_the_closed_run_that_got_it(ledger: Ledger) -> None:
     told = news("judged", "success", "response:resp-1")
     ledger.commit(batch_of(closed(a_call("a"), extra_keys=("response:resp-1",)), Effects(outcomes=[told])), 1)
     assert ledger.outcomes([("default", RUN)]) == {("default", RUN): [told]}
+
+
+def test_cost_per_outcome_by_any_dimension_adds_up(ledger: Ledger) -> None:
+    effects = [
+        closed(
+            a_call(f"{name}1", trace=name, nano=1_000_000_001, model=model, who={"team": "core"}, agent="lead"),
+            a_call(f"{name}2", trace=name, nano=2, model="claude-opus-4-5", start_s=5, agent="helper"),
+            a_call(f"{name}3", trace=name, nano=None, kind=Kind.TOOL, tool="bash", start_s=6),
+            run_id=trace_of(name).hex(),
+            who={"workflow": "refactor"},
+        )
+        for name, model in (("t1", "claude-haiku-4-5"), ("t2", "claude-opus-4-5"), ("t3", "claude-haiku-4-5"))
+    ]
+    keys = [f"trace:{trace_of(name).hex()}" for name in ("t1", "t2", "t3")]
+    told = [news("pr", "success", keys[0]), news("ticket", "failure", keys[0]), news("pr", "failure", keys[1], at_s=7)]
+    ledger.commit(batch_of(*effects, Effects(outcomes=told)), 1)
+    whole = nano_of(ledger.report())
+    for by in ([], ["workflow"], ["model_route"], ["agent"], ["team"], ["model", "tool"], ["attr:nothing"]):
+        rows = ledger.per_outcome(by)
+        assert nano_of(rows) == whole, by
+        assert all(set(by) <= row.keys() for row in rows)
+    by_name = {row["outcome"]: row for row in ledger.per_outcome(["workflow"])}
+    assert (by_name["pr"]["workflow"], by_name["pr"]["tries"], by_name["pr"]["successes"]) == ("refactor", 2, 1)
+    assert (by_name["ticket"]["cost_usd"], by_name[None]["tries"]) == ("0.500000001", 1)
+    routes = {row["model_route"] for row in ledger.per_outcome(["model_route"])}
+    assert routes == {"claude-haiku-4-5 → claude-opus-4-5", "claude-opus-4-5"}
+    assert ledger.per_outcome([], since_ns=NOON_NS + 10**9) == []
+    assert ledger.per_outcome([], tenant="other") == []
+    with pytest.raises(UnknownDimensionError, match="model_route"):
+        ledger.per_outcome(["colour"])
