@@ -17,7 +17,7 @@ from otel_cost.core.assemble import summary
 from otel_cost.core.assemble.runs import Caps, Runs
 from otel_cost.core.assemble.snapshot import thaw
 from otel_cost.core.decide.closed import closed_by
-from otel_cost.core.decide.standing import Standing
+from otel_cost.core.decide.standing import WHO_AT_HOOKS, Standing
 from otel_cost.core.enrich.attributes import (
     call_attributes,
     run_attributes,
@@ -31,6 +31,8 @@ from otel_cost.core.enrich.records import (
     alert_record,
     correction_record,
 )
+from otel_cost.core.escalation import Escalation
+from otel_cost.core.exemptions import Exemptions
 from otel_cost.core.model.attributes import PlainAttributes, text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.step import Step
@@ -41,6 +43,7 @@ from otel_cost.core.normalise._read import who_of
 from otel_cost.core.outcomes import Places, Reader, keys_of, reaching
 from otel_cost.core.policy import Policy
 from otel_cost.core.rules.kind import Mode
+from otel_cost.core.rules.match import lookup
 from otel_cost.core.watch import Watch
 
 if TYPE_CHECKING:
@@ -102,7 +105,9 @@ class Engine:
         self.runs = Runs(book.charge, self.settings.caps, self if snapshots is not None else None)
         self.rules = rules
         self._identity = rules.identity
-        self._watch = Watch(rules.loops)
+        self._exemptions = Exemptions(rules.exceptions)
+        self._watch = Watch(rules.loops, self._exemptions)
+        self._escalation = Escalation(rules.escalation, self._exemptions)
         self.policy = Policy(rules)
         self._reader = Reader(rules.outcomes)
         self._places = Places()
@@ -165,6 +170,7 @@ class Engine:
         if position is not None:
             self._position = position
         self._standing.observe(event)
+        self._introduce(event)
         step = hook_step(event)
         if step is not None:
             run = self.runs.take(event.tenant, step.trace_id, step, self._position, now_ns)
@@ -174,7 +180,37 @@ class Engine:
             if step.kind in MODEL_KINDS:
                 run = self.runs.twin(run, step)
             self._follow(run, now_ns)
-        return self._standing.decide(event)
+        return self._decided(event)
+
+    def _introduce(self, event: HookEvent) -> None:
+        """Who a hook speaks of: as the rules say, else as it says itself, else as its run is known."""
+        known = {name: said for name, key in WHO_AT_HOOKS.items() if isinstance(said := event.attributes.get(key), str)}
+        said = self._identity.of(event.attributes, known=known) if self._identity.sources else {}
+        run = self._run_of(event)
+        told = {**(run.who if run is not None else {}), **known, **said}
+        if told != known:
+            named = {WHO_AT_HOOKS[name]: value for name, value in told.items() if name in WHO_AT_HOOKS}
+            plain = {key: event.attributes.get(key) for key in event.attributes}
+            event.attributes = PlainAttributes({**plain, **named})
+
+    def _run_of(self, event: HookEvent) -> Run | None:
+        found = self.runs.find(event.tenant, f"session:{event.session}") if event.session else None
+        return found or (self.runs.find(event.tenant, event.trace_id) if event.trace_id else None)
+
+    def _decided(self, event: HookEvent) -> Decision:
+        if not self._escalation.active:
+            return self._standing.decide(event)
+        run, ancestors = self._run_of(event), self._standing.ancestors(event.tenant, event.session)
+        self._escalation.heard(event)
+        told: dict[str, object] = dict(run.who) if run is not None else {}
+        told |= {name: said for name, key in WHO_AT_HOOKS.items() if (said := event.attributes.get(key))}
+        told |= {"tenant": event.tenant, "run": run.id if run else event.session, "session": event.session or None}
+        told |= {"agent": event.agent, "model": event.model, "provider": event.provider, "tool": event.tool}
+        get = lookup(told, event.attributes)
+        decision = self._standing.decide(event, *self._escalation.words(event, ancestors, run, get))
+        self._escalation.decided(event, ancestors, decision)
+        self._alerts(())
+        return decision
 
     def forward(self, payload: bytes, position: int) -> None:
         """Metrics go on as they came."""
@@ -188,6 +224,8 @@ class Engine:
                 run.outcomes[outcome.id] = outcome
             if all(key.startswith("response:") for key in outcome.keys):
                 outcome = replace(outcome, keys=(*outcome.keys, *keys_of(run=run.id)))
+            self._escalation.learn(outcome, (*keys_of(run=run.id), *outcome.keys))
+        self._escalation.learn(outcome, outcome.keys)
         self._effects.outcomes.append(outcome)
 
     def _runs_of(self, outcome: Outcome) -> list[Run]:
@@ -426,6 +464,8 @@ class Engine:
         self._schedule(run, call.id, now_ns)
         if call.step.source is Source.METRIC:
             return  # a sum of calls has no shape
+        if self._escalation.active:
+            self._budgets(self._escalation.take(run, change, now_ns), now_ns)
         if call.charge.reason is not Reason.MISSING_MODEL:  # else its parents, still to come, may name the model
             self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)
 
@@ -464,6 +504,7 @@ class Engine:
         """Tell of loops, and let stand what their rules decide; the call's content is still there."""
         told = list(alerts)
         for alert in told:
+            self._escalation.looped(run, alert)
             rule = self._deciding.get(alert.rule)
             if rule is not None:
                 self._standing.note(
@@ -501,7 +542,8 @@ class Engine:
             self._standing.note(alert, (), now_ns=now_ns)
 
     def _alerts(self, alerts: Iterable[Alert]) -> None:
-        for alert in alerts:
+        news, self._exemptions.news = self._exemptions.news, []
+        for alert in (*alerts, *news):
             self._effects.alerts.append(alert)
             self._effects.outgoing.append(
                 Outgoing(Signal.LOGS, self._position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE)
@@ -549,6 +591,7 @@ class Engine:
                 self._write(run, call_id, now_ns)
         self._loops(run, None, self._watch.finish(run, now_ns), now_ns)
         self.policy.forget(run)
+        self._alerts(self._escalation.forget(run, now_ns))
         if run.calls or run.steps or run.told or run.meter is None:  # else only metrics that others told as well
             self._effects.closed.append(summary.close(run))
 

@@ -18,6 +18,7 @@ from otel_cost.core.detect import Observed
 from otel_cost.core.detect._episode import loudness
 from otel_cost.core.detect._memory import Memory
 from otel_cost.core.detect._traits import traits_of
+from otel_cost.core.exemptions import Exemptions
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Severity
@@ -61,8 +62,9 @@ class Watched:
 class Watch:
     """The detectors of one rule set over every open run."""
 
-    def __init__(self, rules: Sequence[Loop]) -> None:
+    def __init__(self, rules: Sequence[Loop], exemptions: Exemptions | None = None) -> None:
         self._rules = list(rules)
+        self._exemptions = exemptions or Exemptions(())
         self._seeing = {
             kind: [
                 (rule.detector.observe, place, rule.settings, rule)
@@ -210,6 +212,10 @@ class Watch:
             episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
             run.wasted[episode] = finding.wasted_nano
             alert = self._alert(run, watched, rule, finding, call, at_ns)
+            exception = self._exemptions.covers(rule.name, lookup(facts(run, call)), call.step.start_ns)
+            if exception is not None:
+                self._exemptions.use(exception, rule.name, _told(watched, alert))
+                continue
             if finding.state == "firing":
                 watched.open[episode] = alert
             else:

@@ -13,11 +13,12 @@ from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.event import HookEvent, Resource, Scope, SpanEvent
 from otel_cost.core.price import PriceBook, compile_book, layer_of
 from otel_cost.core.rules import load_rules
+from otel_cost.core.rules.kind import VERBS
 from otel_cost.document import parse_document
 from otel_cost.pipeline import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from otel_cost.core.model.finding import Alert
 
@@ -36,6 +37,7 @@ providers:
     models:
       - {id: nano-1, prices: [{input_mtok: 0, output_mtok: 0.001}]}
       - {id: nano-2, prices: [{input_mtok: 0, output_mtok: 0.001}]}
+      - {id: strong-5, prices: [{input_mtok: 0, output_mtok: 0.001}]}
 """
 
 
@@ -98,9 +100,11 @@ class Stage:
         self.engine.feed(Signal.TRACES, spans, 1, now_ns)
         return self.said()
 
-    def asked(self, run: str, at_ns: int, *, tenant: str = "default", **attributes: object) -> str:
-        """What a harness that obeys every verb is told before its next tool call of a run."""
-        verbs = frozenset({"warn", "delay", "downgrade", "ask", "deny", "stop"})
+    def asked(
+        self, run: str, at_ns: int, *, tenant: str = "default", verbs: Iterable[str] = VERBS[1:], **attributes: object
+    ) -> str:
+        """What a harness that obeys `verbs` is told before its next tool call of a run."""
+        verbs = frozenset(verbs)
         event = HookEvent(
             tenant,
             at_ns,

@@ -137,8 +137,8 @@ def _step_back(said: dict[str, Any]) -> Step:
     for name, word in _WORDS.items():
         if said[name] is not None:
             said[name] = word(said[name])
-    for name in ("ids", "hints", "finish_reasons"):
-        said[name] = tuple(said[name])
+    for name in ("ids", "hints", "finish_reasons", "failed_ways"):
+        said[name] = tuple(said.get(name, ()))  # of an older version, too
     said["flags"] = frozenset(map(Flag, said["flags"]))
     if said["usage"] is not None:
         said["usage"] = Usage(**said["usage"])

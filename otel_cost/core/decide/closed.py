@@ -18,7 +18,8 @@ def closed_by(rules: RuleSet) -> Callable[[HookEvent], str | None]:
     """For a hook call: the name of the first enforced rule that fails closed and, by what is known there, matches."""
     loops = [(rule.name, rule.match) for rule in rules.loops if _watches(rule.mode, rule.fail) and rule.action]
     budgets = [(rule.name, rule.budget.match) for rule in rules.budgets if _watches(rule.mode, rule.fail)]
-    closed = [*loops, *budgets]
+    escalations = [(rule.name, rule.match) for rule in rules.escalation if _watches(rule.mode, rule.fail)]
+    closed = [*loops, *budgets, *escalations]
 
     def rule_of(event: HookEvent) -> str | None:
         if not closed:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from otel_cost.core.decide import ALLOWED, CALLS, Decision, Verb, carried, strictest
 from otel_cost.core.decide.kept import pack, unpack
 from otel_cost.core.decide.shape import error_hash, shape_of_event, shape_of_step
-from otel_cost.core.decide.texts import closed_text, text_of
+from otel_cost.core.decide.texts import closed_text
+from otel_cost.core.decide.words import decisions_of
 from otel_cost.core.model.vocabulary import Kind, Source
-from otel_cost.core.rules.template import filled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, ItemsView, Iterable, Iterator
@@ -34,8 +34,9 @@ _MOST_PER_KEY: Final = 64
 _MOST_SHAPES: Final = 32
 _MOST_FAILURES: Final = 16
 _MOST_GENERATIONS: Final = 8
-_NS_PER_MS: Final = 1_000_000
 
+WHO_AT_HOOKS: Final = {"user": "user.id", "team": "team.id", "workflow": "otel_cost.workflow"}
+"""Whom a decision may be about, and as which attribute a hook tells it."""
 _MODELS: Final = frozenset({"before_model", "prompt"})
 
 
@@ -195,7 +196,7 @@ class Standing:
                 shadow=shadow,
                 closed=closed,
             )
-            for decision, scope in _decisions(alert, actions)
+            for decision, scope in decisions_of(alert, actions)
         ]
         for entry in made:
             if call is not None:
@@ -210,10 +211,13 @@ class Standing:
 
     # ---- the answer ----------------------------------------------------------
 
-    def decide(self, event: HookEvent) -> Decision:
-        """What stands for this event, as far as its harness obeys it there. Changes only what was said once."""
-        spoken: list[Decision] = []
-        shadow: list[Decision] = []
+    def decide(self, event: HookEvent, said: Iterable[Decision] = (), shadowed: Iterable[Decision] = ()) -> Decision:
+        """What stands for this event, as far as its harness obeys it there. Changes only what was said once.
+
+        `said`, `shadowed`: words of other rules about this very event, enforced or not.
+        """
+        spoken: list[Decision] = list(said)
+        shadow: list[Decision] = list(shadowed)
         stop: Decision | None = None
         closed = self._fails_closed(event)
         for entry in self._matching(event):
@@ -265,7 +269,11 @@ class Standing:
 
     def root(self, tenant: str, session: str) -> str:
         """The session at the top of those that started this one."""
-        return [session, *self._ancestors(tenant, session)][-1]
+        return [session, *self.ancestors(tenant, session)][-1]
+
+    def ancestors(self, tenant: str, session: str) -> list[str]:
+        """The sessions that started this one, the nearest first."""
+        return list(self._ancestors(tenant, session))
 
     # ---- inside --------------------------------------------------------------
 
@@ -312,7 +320,7 @@ class Standing:
             keys.append(f"session:{event.agent_id}")
         if event.trace_id:
             keys.append(f"trace:{event.trace_id.hex()}")
-        for dimension, name in _PEOPLE.items():
+        for dimension, name in WHO_AT_HOOKS.items():
             told = event.attributes.get(name)
             if isinstance(told, str) and told:
                 keys.append(f"{dimension}:{told}")
@@ -367,56 +375,6 @@ class Standing:
                 self._entries.put((identity[0], key), kept)
             else:
                 self._entries.drop((identity[0], key))
-
-
-_PEOPLE: Final = {"user": "user.id", "team": "team.id", "workflow": "otel_cost.workflow"}
-
-
-def _decisions(alert: Alert, actions: Actions) -> Iterator[tuple[Decision, str]]:
-    for action in actions:
-        try:
-            verb = Verb.of(action.verb)
-        except KeyError:
-            continue  # `alert` and `issue` tell people and decide nothing
-        if verb is Verb.ALLOW:
-            continue
-        arguments: Any = action.arguments
-        scope: str = arguments.scope if verb is Verb.DENY else ""
-        model: str | None = arguments.to if verb is Verb.DOWNGRADE else None
-        text = getattr(arguments, "text", None)
-        text = None if text is None else filled(text, alert_words(alert))
-        yield (
-            Decision(
-                verb=verb,
-                reason=alert.summary,
-                rule=alert.rule,
-                text=text or text_of(verb, alert.summary, same_call=scope == "same_call", model=model),
-                model=model,
-                otherwise=Verb.of(getattr(arguments, "otherwise", "warn")),
-                delay_ms=arguments.for_ // _NS_PER_MS if verb is Verb.DELAY else None,
-                evidence={**_plain(alert.evidence), "alert": alert.id, "kind": alert.kind, "run_id": alert.run_id},
-            ),
-            scope,
-        )
-
-
-def alert_words(alert: Alert) -> Callable[[str], object]:
-    """What the messages of a rule may name, as its alert knows it."""
-    known: dict[str, object] = {
-        **alert.evidence,
-        "rule": alert.rule,
-        "kind": alert.kind,
-        "summary": alert.summary,
-        "severity": alert.severity.value,
-        "run_id": alert.run_id,
-        "tenant": alert.tenant,
-    }
-    group = alert.evidence.get("group")
-    return lambda name: known.get(name, group.get(name) if isinstance(group, dict) else None)
-
-
-def _plain(evidence: dict[str, object]) -> dict[str, Any]:
-    return {key: value for key, value in evidence.items() if value is not None}
 
 
 def _concerns(entry: Entry, event: HookEvent) -> bool:

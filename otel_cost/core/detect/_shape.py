@@ -188,6 +188,14 @@ def essential(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def command_of(arguments: str) -> str:
+    """The shell command among a tool's arguments; "" where there is none."""
+    _, value = canonical(arguments)
+    found = value if isinstance(value, dict) else {}
+    told = next((found[key] for key in _COMMANDS if key in found), value if isinstance(value, str) else "")
+    return " ".join(map(str, told)) if isinstance(told, list) else str(told)
+
+
 def canonical(arguments: str) -> tuple[str, object]:
     """Arguments as one text for one value (keys sorted), and as that value (the text itself, if they are no JSON).
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _NS_PER_MS: Final = 1_000_000
 _MOST_MS: Final = 7 * 86_400_000
+_MOST_ATTRIBUTES: Final = 64
+_LONGEST_KEY: Final = 200
 
 
 def text(payload: Any, *keys: str) -> str | None:  # noqa: ANN401  # whatever was sent
@@ -54,9 +56,14 @@ def set_duration(event: HookEvent, told: Any) -> None:  # noqa: ANN401
 
 
 def set_people(event: HookEvent, payload: dict[str, Any]) -> None:
-    """Who runs it, for rules that ask; most harnesses tell nothing."""
+    """Who runs it, and what else is told in `attributes`, for rules that ask; most harnesses tell nothing."""
     names = {"user": "user.id", "team": "team.id", "workflow": "otel_cost.workflow"}
-    told = {name: value for key, name in names.items() if (value := text(payload, key))}
+    told: dict[str, object] = {
+        key[:_LONGEST_KEY]: value
+        for key, value in list(mapping(payload, "attributes").items())[:_MOST_ATTRIBUTES]
+        if isinstance(value, str | int | float)
+    }
+    told |= {name: value for key, name in names.items() if (value := text(payload, key))}
     if event.session:
         told["session.id"] = event.session
     event.attributes = PlainAttributes(told)

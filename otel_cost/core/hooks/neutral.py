@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from otel_cost.core.model.event import HookEvent
 
 _TRACE_ID: Final = 32  # hex digits
+_LONGEST_NAME: Final = 100
+_MOST_NAMES: Final = 16
 
 
 def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
@@ -29,7 +31,8 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     event.arguments_hash = text(payload, "args_hash")
     event.result = as_text(payload.get("result"))
     event.error = as_text(payload.get("error"))
-    event.failed = event.error is not None or payload.get("failed") is True
+    event.failures = _failures(event, payload.get("failed"))
+    event.failed = event.error is not None or payload.get("failed") is True or bool(event.failures)
     event.call_id = text(payload, "response_id")
     set_duration(event, payload.get("duration_ms"))
     set_traceparent(event, payload.get("traceparent"))
@@ -51,6 +54,14 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
         event.usage, _, _ = settle(told, convention=Basis.INCLUSIVE)
     set_people(event, payload)
     return True
+
+
+def _failures(event: HookEvent, told: object) -> frozenset[str]:
+    """Names of what failed: `failed: tests_failed`, a list of them, or an event that is called so."""
+    names = [told] if isinstance(told, str) else told if isinstance(told, list) else []
+    if event.event.endswith("_failed"):
+        names = [*names, event.event]
+    return frozenset(name[:_LONGEST_NAME] for name in names[:_MOST_NAMES] if isinstance(name, str) and name)
 
 
 def answer(_event: HookEvent, decision: Decision) -> dict[str, Any]:

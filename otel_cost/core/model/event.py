@@ -139,6 +139,7 @@ class HookEvent:
     arguments_hash: str | None = None  # keyed; the same for calls that differ in a comment or a description only
     result: str | None = None  # content
     failed: bool = False
+    failures: frozenset[str] = frozenset()  # names of what failed, where the harness gives some
     error: str | None = None  # content
     duration_ns: int = 0
 

@@ -77,6 +77,7 @@ class Step:
 
     # Outcome
     failed: bool = False
+    failed_ways: tuple[str, ...] = ()  # names that its sender gives the failure: tests_failed …
     output_begun: bool = False  # a failed stream that had begun is a hole, not a failed call
     error_type: str | None = None
     error_message: str | None = None  # content

@@ -44,6 +44,7 @@ def _step(event: HookEvent, kind: Kind) -> Step:
         agent=event.agent,
         agent_id=event.agent_id,
         failed=event.failed,
+        failed_ways=tuple(sorted(event.failures)),
         error_message=event.error,
         who={
             dimension: told

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from pydantic import create_model
 
 from otel_cost.core.rules.kind import KINDS, Mode, RuleKind, Site, Strict, actions_of
-from otel_cost.core.rules.kinds import budgets, contacts, defaults, exceptions, identity, loops, outcomes
+from otel_cost.core.rules.kinds import budgets, contacts, defaults, escalation, exceptions, identity, loops, outcomes
 from otel_cost.core.rules.lint import Placed, lint
 from otel_cost.core.rules.match import attribute_of
 from otel_cost.core.rules.template import placeholders
@@ -97,6 +97,11 @@ class RuleSet:
         )
 
     @property
+    def escalation(self) -> tuple[escalation.EscalationRule, ...]:
+        """Escalation rules that are not switched off."""
+        return tuple(rule for rule in self.of(escalation.KIND) if rule.mode is not Mode.OFF)
+
+    @property
     def exceptions(self) -> tuple[exceptions.Exception_, ...]:
         return self.of(exceptions.KIND)
 
@@ -109,6 +114,7 @@ class RuleSet:
         """Attributes of records that rules ask for, as rules name them; they are kept with each step."""
         asked = {name for loop in self.loops for name in loop.match.names}
         asked |= {name for rule in self.budgets for name in (*rule.budget.per, *rule.budget.match.names)}
+        asked |= {name for rule in self.escalation for name in rule.match.names}
         asked |= {name for one in self.exceptions for name in one.relief.match.names}
         return frozenset(name for name in asked if attribute_of(name) is not None)
 

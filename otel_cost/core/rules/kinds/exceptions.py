@@ -40,7 +40,7 @@ class ExceptionModel(Strict):
     """One exception; it holds for calls that start from `starts` to `expires`, not a nanosecond later."""
 
     name: Name
-    applies_to: Annotated[tuple[Name, ...], Field(min_length=1)]  # budgets
+    applies_to: Annotated[tuple[Name, ...], Field(min_length=1)]  # budgets; with `exempt` loops and escalations, too
     match: Match = Field(default_factory=Matcher)
     grant: Grant | None = None
     multiply: Annotated[Decimal, Field(gt=1)] | None = None  # the limit, for what matches
@@ -77,6 +77,11 @@ class Exception_:  # noqa: N801  # the word of the rules; Python's own stays wha
     @property
     def name(self) -> str:
         return self.relief.name
+
+    @property
+    def exempts(self) -> bool:
+        """Does it lift a rule, and not only a limit?"""
+        return self.relief.grant_nano is None and self.relief.factor is None
 
 
 def _build(model: ExceptionModel, site: Site) -> Exception_:
