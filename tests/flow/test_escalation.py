@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from policy_helper import HOUR, MINUTE, SECOND, T0, Stage
 
 from otel_cost.core.decide import decision_json
 from otel_cost.core.hooks import read_hook
+from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
 from otel_cost.errors import DocumentError
@@ -249,3 +250,21 @@ def test_a_model_that_is_kept_back_is_no_way_down() -> None:
     text = RULES.replace("to: nano-1", "to: strong-4")
     with pytest.raises(DocumentError, match="`strong-4` is one of the models that this rule keeps back"):
         load_rules([parse_document(f"version: 1\n{text}", "r.yaml")])
+
+
+def test_an_evaluation_that_says_no_is_a_failure_and_one_that_says_yes_after_all_is_none() -> None:
+    agent = Agent(RULES.replace("[tests_failed], count: 2", "[answer_quality], count: 1"))
+    agent.asks("nano-1")
+    news = Outcome(
+        id="e1",
+        tenant="default",
+        name="answer_quality",
+        value=Result.FAILURE,
+        at_ns=agent.now_ns + 1,
+        source="evaluation",
+        keys=("session:s",),
+    )
+    agent.stage.engine.learn(news)
+    assert agent.asks("strong-5") == "allow"
+    agent.stage.engine.learn(replace(news, value=Result.SUCCESS, at_ns=news.at_ns + 1))
+    assert agent.asks("strong-5") == "downgrade"
