@@ -6,6 +6,7 @@ Hashes, names, numbers, and the texts of rules; no content.
 from __future__ import annotations
 
 from dataclasses import fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import ormsgpack
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from otel_cost.core.decide.standing import Entry
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+_SKETCHED: Final = attrgetter(*Sketch.__slots__)
 
 
 class Kept(NamedTuple):
@@ -56,7 +58,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401  # what msgpack has
         case frozenset() | set():
             return sorted(value, key=str)
         case list():
-            return [[one.tool, one.exact, one.folded, one.sketch.exact, one.sketch.hashes] for one in value]
+            return [[one.tool, one.exact, one.folded, _SKETCHED(one.sketch)] for one in value]
     return value
 
 
@@ -88,7 +90,8 @@ def _entry(keys: list[str], told: dict[str, Any], decided: dict[str, Any]) -> tu
     return keys, told | made
 
 
-def _shape(tool: str, exact: str, folded: bytes, names: int, hashes: bytes) -> CallShape:
+def _shape(tool: str, exact: str, folded: bytes, sketched: list[Any]) -> CallShape:
     sketch = Sketch(None)
-    sketch.exact, sketch.hashes = names, hashes
+    for name, value in zip(Sketch.__slots__, sketched, strict=True):
+        setattr(sketch, name, value)
     return CallShape(tool, exact, folded, sketch)
