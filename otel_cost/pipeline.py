@@ -249,6 +249,10 @@ class Engine:
         for outcome in self._reader.read(event):
             self.learn(outcome)
 
+    def tell(self, alerts: Iterable[Alert]) -> None:
+        """Alerts that are not about a run, on the way of all others."""
+        self._alerts(alerts)
+
     def restore(self, spends: Iterable[tuple[str, Spend]], told: Iterable[Alert], now_ns: int) -> None:
         """After a restart, before anything is fed: budgets are counted again, what they decided stands again."""
         news = list(self.policy.restore(spends, told, now_ns))

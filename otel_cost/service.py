@@ -29,6 +29,7 @@ from otel_cost.core.model.effects import Effects, Signal
 from otel_cost.core.outcomes import outcome_json, outcome_of
 from otel_cost.edge.auth import Door
 from otel_cost.edge.books import JOURNAL, RECEIVER, EngineBooks
+from otel_cost.edge.clock import now_ns
 from otel_cost.edge.config import split_endpoint
 from otel_cost.edge.engine import build_engine
 from otel_cost.edge.export import build_exporters
@@ -38,14 +39,17 @@ from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
 from otel_cost.edge.kept_hooks import Place, hook_record, in_order
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.writer import LedgerWriter
+from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes
 from otel_cost.edge.notify import build_sink
 from otel_cost.edge.notify._notifier import Notifier
 from otel_cost.edge.notify._outbox import Message, Outbox
 from otel_cost.edge.receive.grpc import GrpcReceiver
 from otel_cost.edge.receive.http import HttpReceiver
 from otel_cost.edge.receive.intake import Intake
+from otel_cost.edge.receive.quota import Quotas
 from otel_cost.edge.receive.refusals import OverloadedError
 from otel_cost.edge.secrets import build_redactor
+from otel_cost.edge.senders import KeptSenders
 from otel_cost.edge.serve.api import ApiServer
 from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
 from otel_cost.edge.tls import Certificates
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from otel_cost.core.decide import Decision
-    from otel_cost.core.model.event import HookEvent
+    from otel_cost.core.model.event import HookEvent, LogEvent, SpanEvent
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.outcomes import OutcomeRule
@@ -70,6 +74,8 @@ TICK_S: Final = 0.1
 # Durable but not yet through the engine. Beyond it the journal's writer waits, and with it the senders.
 BACKLOG_BYTES: Final = 8 * 2**20
 DRAIN_S: Final = 30.0
+NEARLY_FULL: Final = 0.9  # not ready before anything has to be refused
+LOOK_AROUND_S: Final = 1.0
 CURSORS_S: Final = 0.2  # how often it is written down how far each destination is
 _SIGNALS: Final = frozenset(signal.value for signal in Signal)
 OUTCOMES: Final = "outcomes"  # kind of journal record: a JSON list of what became of some work
@@ -117,6 +123,18 @@ class Service:
         )
         self.registry.register(self._books)
         self._quarantine = data / "quarantine"
+        soft_limit = config.engine.memory_soft_limit
+        self._memory = MemoryWatch(machine_bytes() * 3 // 4 if soft_limit is None else soft_limit)
+        self._quotas = Quotas(
+            {
+                name: tenant.max_bytes_per_second
+                for name, tenant in config.tenants.items()
+                if tenant.max_bytes_per_second is not None
+            }
+        )
+        self._senders = KeptSenders(config.senders.silent_after, data / "senders.json")
+        self._look_at = 0.0
+        self._was_ready = True
         self._intake = Intake(
             self.journal,
             ReceiverMetrics(self.registry),
@@ -222,6 +240,10 @@ class Service:
     def problems(self) -> list[str]:
         """Why the service is not ready; empty: it is."""
         said = [self._intake.problem, self._ledger_problem, self._outbox_problem]
+        if self._memory.level is not Level.FREE:
+            said.append("memory is near its soft limit")
+        if self.journal.size_bytes > NEARLY_FULL * self.config.journal.max_bytes:
+            said.append("the journal is nearly as large as journal.max_bytes")
         if self._engine_failed is not None:
             said.append(f"the engine stopped: {self._engine_failed}")
         if not self._recovered:
@@ -265,7 +287,7 @@ class Service:
         """
         for tenant in {one.tenant for one in outcomes}:
             told = json.dumps([outcome_json(one) for one in outcomes if one.tenant == tenant])
-            self.journal.append(Record(OUTCOMES, tenant, time.time_ns(), told.encode()), timeout_s=10)
+            self.journal.append(Record(OUTCOMES, tenant, now_ns(), told.encode()), timeout_s=10)
 
     @property
     def outcome_rules(self) -> Sequence[OutcomeRule]:
@@ -292,12 +314,12 @@ class Service:
 
     def _recover(self) -> None:
         """Feed again what the ledger's cursor says is not all written, in the time of its receipt."""
-        now_ns = time.time_ns()
-        since_ns = self.engine.policy.since_ns(now_ns)
+        begun_ns = now_ns()
+        since_ns = self.engine.policy.since_ns(begun_ns)
         if since_ns is not None:
             # Keyed by call, so that what the journal tells again counts once.
-            self.engine.restore(self.ledger.spends(since_ns), (), now_ns)
-        self._restore_standing(now_ns)
+            self.engine.restore(self.ledger.spends(since_ns), (), begun_ns)
+        self._restore_standing(begun_ns)
         count = 0
         start = self.ledger.cursor()
         # A hook call is written down after the telemetry in the middle of which it was taken in.
@@ -336,7 +358,7 @@ class Service:
         except OSError as error:
             _log.error("what stands cannot be kept for the next start", problem=str(error))
 
-    def _restore_standing(self, now_ns: int) -> None:
+    def _restore_standing(self, begun_ns: int) -> None:
         try:
             kept = self._standing_file.read_bytes()
         except FileNotFoundError:
@@ -345,7 +367,7 @@ class Service:
             _log.error("what stood before the restart cannot be read", problem=str(error))
             return
         # As long as a run without news stays open.
-        self.engine.restore_standing(kept, now_ns + self.config.engine.idle)
+        self.engine.restore_standing(kept, begun_ns + self.config.engine.idle)
         self._keep_standing()  # with the end that it has now, whatever becomes of this process
 
     def _run_engine(self) -> None:
@@ -357,15 +379,18 @@ class Service:
                         _answer(*one)
                     else:
                         self._take_in(one, RECEIVER, self._backlog.hooks, self._hooks)
-                for _ in self.engine.advancing(time.time_ns()):
+                for _ in self.engine.advancing(now_ns()):
                     if self._backlog.hooks:
                         self._hooks()
                 self._carry_out()
                 if time.monotonic() >= self._save_at:
                     self._save_cursors()
+                if time.monotonic() >= self._look_at:
+                    self._look_around()
             self._hooks()
+            self._senders.keep()
             self._keep_standing()
-            self.engine.close(time.time_ns())
+            self.engine.close(now_ns())
             self._carry_out()
         except BaseException as error:
             # Nothing is lost: the journal has it. Say so, refuse what comes, let a restart read it again.
@@ -398,6 +423,8 @@ class Service:
             decoded = _decoded(signal, record)
             items = decoded if isinstance(decoded, int) else len(decoded.events)
             self._books.journalled(signal, items, source)
+            if signal is not Signal.METRICS:
+                self.engine.tell(self._senders.heard(record.tenant, _services(decoded.events), record.received_ns))
             for done, _ in enumerate(self._feeding(signal, record, decoded), 1):
                 if hooks:
                     take_hooks(Place(record.position, done))
@@ -406,6 +433,23 @@ class Service:
             self._books.set_aside(signal, max(0, items - went_on))
             kept = keep_aside(self._quarantine, record)
             _log.error("a request was set aside", position=record.position, kept=kept, **whereabouts(error))
+
+    def _look_around(self) -> None:
+        """Once a second: who has gone silent, how tight memory is, what load balancers are told."""
+        self._look_at = time.monotonic() + LOOK_AROUND_S
+        missed = list(self._senders.advance(now_ns()))
+        if missed:
+            self.engine.tell(missed)
+            self._senders.keep()
+        tight = self._memory.level is not Level.FREE
+        for destination in self.destinations.values():
+            destination.memory_is_tight = tight
+        ready = not self.problems()
+        if ready != self._was_ready:
+            self._was_ready = ready
+            for receiver in self._receivers:
+                if isinstance(receiver, GrpcReceiver):
+                    receiver.set_ready(ready=ready)
 
     def _learn(self, record: Record) -> None:
         try:
@@ -488,10 +532,10 @@ class Service:
         if not news:
             return
         self._said.update((alert.tenant, alert.id) for alert in news)
-        now_ns = time.time_ns()
+        said_ns = now_ns()
         self._put_out(
             [
-                Message(f"{alert.tenant}/{alert.id}", channel, alert_json(alert), now_ns)
+                Message(f"{alert.tenant}/{alert.id}", channel, alert_json(alert), said_ns)
                 for alert in news
                 for channel in self._notifier.channels
             ]
@@ -518,7 +562,10 @@ class Service:
 
     # ---- cursors and push-back -------------------------------------------------
 
-    def _admit(self, _tenant: str, _size: int) -> None:
+    def _admit(self, tenant: str, size: int) -> None:
+        if self._memory.level is Level.FULL:
+            raise OverloadedError("memory is above its soft limit", 2.0)
+        self._quotas.admit(tenant, size)
         for name, destination in self.destinations.items():
             if destination.is_full:
                 raise OverloadedError(f"the queue of exporter {name} is full", 5.0)
@@ -617,6 +664,13 @@ class _Backlog:
                 self._bytes -= len(first.payload)
                 self._room.notify_all()
         return [first]
+
+
+def _services(events: Sequence[SpanEvent | LogEvent]) -> Iterable[str]:
+    """The services that a request comes from."""
+    resources = {id(event.resource): event.resource for event in events}
+    named = (resource.attributes.get("service.name") for resource in resources.values())
+    return (name[:200] for name in named if isinstance(name, str))
 
 
 def _decoded(signal: Signal, record: Record) -> Any:  # noqa: ANN401  # `Decoded` of the signal, or a count of points

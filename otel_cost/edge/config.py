@@ -187,6 +187,13 @@ class EngineConfig(_Part):
     idle: Duration = 30 * 60 * SECOND_NS  # a run without news for so long is closed
     max_open_spans: Annotated[int, Field(gt=0)] = 2_000_000
     max_open_steps: Annotated[int, Field(gt=0)] = 400_000
+    memory_soft_limit: Size | None = None  # bytes of the process at which new requests wait; three quarters of all
+
+
+class SenderConfig(_Part):
+    """Whoever sends."""
+
+    silent_after: Duration = 3600 * SECOND_NS  # an alert when a regular one has said nothing for so long; 0s: none
 
 
 class Tenant(_Part):
@@ -230,6 +237,7 @@ class Config(_Part):
     outcomes: Outcomes = Outcomes()
     auth: Auth = Auth()
     tenants: dict[TenantName, Tenant] = {}
+    senders: SenderConfig = SenderConfig()
     content: Content = Content()
     service: Service = Service()
 
@@ -240,7 +248,7 @@ class Config(_Part):
             return {key: {} if item is None else item for key, item in written.items()}
         return written
 
-    @field_validator("journal", "engine", "outcomes", "auth", "content", "service", "api", mode="before")
+    @field_validator("journal", "engine", "outcomes", "auth", "senders", "content", "service", "api", mode="before")
     @classmethod
     def _empty_is_default(cls, written: object) -> object:
         return {} if written is None else written

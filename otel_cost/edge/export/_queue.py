@@ -183,6 +183,7 @@ class Destination:
         self._spill_problem: str | None = None
         self._spill_waits = threading.Condition(self._lock)
         self._probing = False
+        self.memory_is_tight = False  # set by the driver: what waits goes to disk
         if spill is not None and spill.is_dir():
             self._open_spill(spill)
 
@@ -566,7 +567,7 @@ class Destination:
             self._spill_waiting()
 
     def _should_spill(self) -> bool:
-        if self.size >= self.capacity:
+        if self.size >= self.capacity or (self.memory_is_tight and self._size >= SPILL_BYTES):
             return True
         since = [lane.chunks[0].since for lane in self._lanes.values() if lane.chunks]
         since += [batch.since for batch in self._flying]

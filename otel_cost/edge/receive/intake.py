@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
@@ -11,8 +10,15 @@ import structlog
 from otel_cost.core.decode.otlp import Rejected, count_metric_points, decode_logs, decode_traces
 from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.event import DEFAULT_TENANT
+from otel_cost.edge.clock import now_ns
 from otel_cost.edge.journal import Record
-from otel_cost.edge.receive.refusals import OverloadedError, RefusalError, UnexpectedError, refusal_of
+from otel_cost.edge.receive.refusals import (
+    OverloadedError,
+    RateLimitedError,
+    RefusalError,
+    UnexpectedError,
+    refusal_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.journal import Journal
     from otel_cost.edge.telemetry import ReceiverMetrics
 
-IN_FLIGHT_BYTES: Final = 256 * 1024 * 1024
+IN_FLIGHT_BYTES: Final = 128 * 1024 * 1024
 ACK_TIMEOUT_S: Final = 30.0
 
 _log = structlog.get_logger(__name__)
@@ -62,7 +68,7 @@ class Intake:
         authenticate: Callable[[Mapping[str, str]], str] = open_to_all,
         admit: Callable[[str, int], None] | None = None,
         redact: Callable[[Signal, bytes, str], bytes] | None = None,
-        clock_ns: Callable[[], int] = time.time_ns,
+        clock_ns: Callable[[], int] = now_ns,
         knows_certificates: bool = False,
         in_flight_bytes: int = IN_FLIGHT_BYTES,
         ack_timeout_s: float = ACK_TIMEOUT_S,
@@ -77,6 +83,7 @@ class Intake:
         self._limit = in_flight_bytes
         self._ack_timeout_s = ack_timeout_s
         self._in_flight = 0
+        self._by_tenant: dict[str, int] = {}  # of those in flight
         self._lock = threading.Lock()
         self._closed = False
 
@@ -111,7 +118,7 @@ class Intake:
         """
         events = 0
         size = len(payload)
-        self._enter(signal, transport, size)
+        self._enter(signal, transport, tenant, size)
         try:
             if self._admit is not None:
                 self._admit(tenant, size)
@@ -135,6 +142,11 @@ class Intake:
         finally:
             with self._lock:
                 self._in_flight -= size
+                left = self._by_tenant[tenant] - size
+                if left:
+                    self._by_tenant[tenant] = left
+                else:
+                    del self._by_tenant[tenant]
         self._metrics.accepted(signal, transport, events)
         return Answer(len(rejected), _why(rejected))
 
@@ -146,16 +158,24 @@ class Intake:
         """Count what a JSON body said that OTLP does not."""
         self._metrics.json_notes(notes)
 
-    def _enter(self, signal: Signal, transport: str, size: int) -> None:
+    def _enter(self, signal: Signal, transport: str, tenant: str, size: int) -> None:
+        """Take bytes into what is in flight; once half of it is used, nobody gets more than an equal share."""
         with self._lock:
+            own = self._by_tenant.get(tenant, 0)
+            used = self._in_flight + size
             # One request is always let in, however large: the transports have their own limit on size.
-            full = self._in_flight > 0 and self._in_flight + size > self._limit
-            if not full and not self._closed:
-                self._in_flight += size
+            full = self._in_flight > 0 and used > self._limit
+            share = self._limit // len({*self._by_tenant, tenant})
+            greedy = own > 0 and used > self._limit // 2 and own + size > share and len(self._by_tenant) > 1
+            if not full and not greedy and not self._closed:
+                self._in_flight = used
+                self._by_tenant[tenant] = own + size
                 return
         self._metrics.refused(signal, transport, 0)
         if self._closed:
             raise OverloadedError("the service is shutting down", 5.0)
+        if greedy or (full and own > share):
+            raise RateLimitedError("this tenant's share of what waits for the disk is used up", 1.0)
         raise OverloadedError("too many requests are waiting for the disk", 1.0)
 
 

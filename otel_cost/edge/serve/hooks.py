@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from otel_cost.core.decide import Decision, Verb
 from otel_cost.core.hooks import HOOKS, answer_hook, outage_answers, read_hook
+from otel_cost.edge.clock import now_ns
 from otel_cost.edge.serve.gate import tenant_of
 from otel_cost.errors import DecodeError
 
@@ -47,7 +48,7 @@ def hook_routes(
     decide: Decide,
     *,
     metrics: HookMetrics | None = None,
-    now_ns: Callable[[], int] = time.time_ns,
+    now_ns: Callable[[], int] = now_ns,
     max_bytes: int = MAX_BYTES,
     limit_s: float = LIMIT_S,
 ) -> list[Route]:
