@@ -242,11 +242,17 @@ def speaker(group: Group) -> tuple[Step, frozenset[Flag]]:
         said.failed = any(step.failed for step in steps)
     else:
         said.failed = all(step.failed for step in whole)
+        if any(map(_broke_off, whole)):
+            flags.add(Flag.INCOMPLETE)  # whoever calls that a success has counted what came until then
     said.output_begun = any(step.output_begun for step in steps)
     place = _place(best, steps)
     said.trace_id, said.span_id, said.parent_id = place.trace_id, place.span_id, place.parent_id
     said.start_ns, said.end_ns = place.start_ns, place.end_ns
     return said, frozenset(flags)
+
+
+def _broke_off(step: Step) -> bool:
+    return step.failed and step.output_begun and (step.usage is None or Flag.INCOMPLETE in step.flags)
 
 
 def _place(best: Step, steps: Sequence[Step]) -> Step:
