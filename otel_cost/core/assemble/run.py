@@ -148,6 +148,20 @@ class Run:
         found = self._component.get(step)
         return None if found is None else found.calls
 
+    def related(self, step: Step) -> list[Step]:
+        """The other steps that may tell of the same call as this one."""
+        component = self._component.get(step)
+        return [] if component is None else [other for other in component.steps if other is not step]
+
+    def stands_alone(self, step: Step) -> bool:
+        """Is there nothing above a model call, in no conversation, but records of itself?"""
+        while step.parent_id:
+            place = self.place(step)
+            if place.over is None or place.parent is not place.over:
+                return False
+            step = place.over
+        return not step.session
+
     # ---- taking in -------------------------------------------------------
 
     def add_span(self, trace_id: bytes, span_id: bytes, parent_id: bytes, step: Step | None) -> bool:

@@ -242,21 +242,32 @@ class Runs:
         key = guess_key(step)
         if key is None or step.source is not Source.SPAN:
             return run
+        run = self._match(run, step)
         slot = (step.tenant, key)
         bucket = self._twins.get(slot)
-        lonely = not step.parent_id and not step.session
-        if bucket is not None:
-            for other, theirs in bucket:
-                apart = other is not run and other in self._open
-                if apart and (lonely or (not theirs.parent_id and not theirs.session)) and may_be_one(step, theirs):
-                    run = self._unite(run, other)
-                    break
-        else:
+        if bucket is None:
             bucket = self._twins[slot] = []
             if len(self._twins) > _GUESS_WINDOW:
                 self._twins.popitem(last=False)
         bucket.append((run, step))
         del bucket[:-64]
+        if not step.parent_id:
+            # What a root encloses came before it, when it was not known that nothing else is above.
+            for inner in run.related(step):
+                run = self._match(run, inner)
+        return run
+
+    def _match(self, run: Run, step: Step) -> Run:
+        key = guess_key(step)
+        bucket = None if key is None else self._twins.get((step.tenant, key))
+        for other, theirs in bucket or ():
+            if (
+                other is not run
+                and other in self._open
+                and may_be_one(step, theirs)
+                and (run.stands_alone(step) or other.stands_alone(theirs))
+            ):
+                return self._unite(run, other)
         return run
 
     def idle(self, now_ns: int) -> Iterator[Run]:

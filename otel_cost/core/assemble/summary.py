@@ -156,6 +156,7 @@ def nodes(run: Run) -> list[Node]:
                 call_id=call.id if call is not None and speaks else None,
                 self_nano=call.nano if call is not None and speaks else None,
                 status=status,
+                likeness=step.likeness or (call.step.likeness if call is not None else None),
             )
         )
     return lines

@@ -83,6 +83,7 @@ class Node:
     call_id: str | None
     self_nano: int | None
     status: str | None
+    likeness: str | None = None  # equal for tool calls with equal arguments; None: not told
 
 
 @dataclass(slots=True)

@@ -8,7 +8,8 @@ framework span, log record, hook): `assemble` joins them to one `Call`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind, Reason, Source
 
@@ -94,15 +95,23 @@ class Step:
     arguments: str | None = None  # content: as text, JSON where the sender gave a structure
     result: str | None = None  # content
     result_size: int | None = None  # characters or tokens told, where the content is not
+    likeness: str | None = None  # keyed hash of the arguments, once those are forgotten
 
     # Model content
     output_text: str | None = None  # content
     finish_reasons: tuple[str, ...] = ()
 
     def forget_content(self) -> None:
+        """Drop what only detectors may see; of a tool's arguments stays what tells whether two calls are alike."""
+        if self.arguments is not None and self.likeness is None:
+            self.likeness = blake2b(self.arguments.encode("utf-8", "replace"), digest_size=8, key=_KEY).hexdigest()
         self.error_message = self.arguments = self.result = self.output_text = None
 
     @property
     def model(self) -> str | None:
         """The model that answered, else the one asked for."""
         return self.response_model or self.requested_model
+
+
+# Keeps a reader of the ledger from testing guesses against a hash.
+_KEY: Final = b"otel-cost"

@@ -207,16 +207,22 @@ def failure_of(span: SpanEvent) -> Failure:
         return WELL
     message = span.status_message or text(attributes, "error.message", "exception.message")
     if span.raw_events and (not message or kind is None):
-        # The last one is what escaped; earlier ones may have been handled.
-        for event in reversed(span_events(span.raw_events)):
-            if event.name == "exception":
-                message = message or text(event.attributes, "exception.message")
-                kind = kind or text(event.attributes, "exception.type")
-                break
+        raised = last_exception(span)
+        message = message or raised.message
+        kind = kind or raised.type
     code = status_code(attributes)
     if code is None and kind is not None and kind.isascii() and kind.isdecimal() and len(kind) == _HTTP_DIGITS:
         code = int(kind)
     return Failure(True, kind, message, code)
+
+
+def last_exception(span: SpanEvent) -> Failure:
+    """The last exception event is what escaped; earlier ones may have been handled."""
+    for event in reversed(span_events(span.raw_events)):
+        if event.name == "exception":
+            told = event.attributes
+            return Failure(True, text(told, "exception.type"), text(told, "exception.message"))
+    return WELL
 
 
 _HTTP_DIGITS: Final = 3

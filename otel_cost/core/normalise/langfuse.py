@@ -8,6 +8,7 @@ out its cached parts, output leaves out reasoning.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.model.attributes import text
@@ -62,7 +63,7 @@ def _span_step(span: SpanEvent, kind: Kind) -> Step:
         name=span.name,
         start_ns=span.start_ns,
         end_ns=span.end_ns,
-        session=text(attributes, "session.id", "langfuse.session.id", f"{_NOTED}thread_id"),
+        session=text(attributes, "session.id", "langfuse.session.id") or _noted(attributes, "thread_id"),
         agent=_agent_told(attributes),
         who=who_of(attributes, span.resource),
         failed=failure.failed or text(attributes, f"{_OWN}level") == "ERROR",
@@ -76,7 +77,19 @@ def _span_step(span: SpanEvent, kind: Kind) -> Step:
 
 
 def _agent_told(attributes: Attributes) -> str | None:
-    return text(attributes, f"{_NOTED}lc_agent_name")
+    return _noted(attributes, "lc_agent_name")
+
+
+def _noted(attributes: Attributes, name: str) -> str | None:
+    """A text among the metadata, which newer SDKs write as JSON, in quotes."""
+    told = text(attributes, f"{_NOTED}{name}")
+    if told is None or not told.startswith('"'):
+        return told
+    try:
+        inner = json.loads(told)
+    except ValueError:
+        return told
+    return inner if isinstance(inner, str) and inner else None
 
 
 def _agent(span: SpanEvent) -> Step:
@@ -109,9 +122,9 @@ def _call(span: SpanEvent, kind: Kind, operation: str) -> Step:
     get = attributes.get
     step = _span_step(span, kind)
     step.operation = operation
-    step.provider = text(attributes, f"{_NOTED}ls_provider")
+    step.provider = _noted(attributes, "ls_provider")
     # The answering model, once there is an answer.
-    step.requested_model = text(attributes, f"{_OWN}model.name", f"{_NOTED}ls_model_name")
+    step.requested_model = text(attributes, f"{_OWN}model.name") or _noted(attributes, "ls_model_name")
     told = opened_map(get(f"{_OWN}usage_details"))
     step.usage, step.basis, step.problem = _settled(told, step)
     step.reported_nano = reported_nano(opened_map(get(f"{_OWN}cost_details")).get("total"))

@@ -19,6 +19,7 @@ from otel_cost.core.normalise._read import (
     as_text,
     dig,
     failure_of,
+    last_exception,
     opened,
     opened_map,
     opened_repr,
@@ -119,6 +120,11 @@ def _call(span: SpanEvent, kind: Kind, operation: str) -> Step:
     completion = opened_map(attributes.get("gen_ai.completion"))
     _fill_answer(step, completion)
     _fill_usage(step, attributes)
+    if step.usage is None and not step.failed and (raised := last_exception(span)).failed:
+        # An error that carries the provider's answer is taken for a result: the span stays green.
+        _, step.error_type, step.error_message, step.status_code = raised
+        step.failed = True
+        _split_error(step)
     return step
 
 

@@ -148,6 +148,8 @@ def _answer(step: Step, answer: Mapping[str, Any]) -> None:
         usage = answer.get("usage") or answer.get("usage_metadata")
         if answer.get("automatic_function_calling_history"):
             step.flags |= {Flag.INCOMPLETE}  # several requests in one span, counts of the last one only
+        if answer.get("type") == "message" and answer.get("stop_reason", "") is None:
+            step.flags |= {Flag.INCOMPLETE}  # the stream broke off: counts are those it began with
     identity = said.get("id") or said.get("response_id") or said.get("responseId")
     if isinstance(identity, str) and identity and f"response:{identity}" not in step.ids:
         step.ids = (*step.ids, f"response:{identity}")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.model.attributes import text
-from otel_cost.core.model.vocabulary import MODEL_KINDS, Basis, Kind
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
-from otel_cost.core.normalise._read import as_text
+from otel_cost.core.normalise._read import as_text, dig, opened
 from otel_cost.core.normalise.semconv import OPERATIONS, read_span
 
 if TYPE_CHECKING:
@@ -68,7 +68,15 @@ def read(span: SpanEvent, *, dialect: str) -> Step | None:
             attributes, "gen_ai.completion.0.finish_reason", "llm.response.finish_reason", "llm.response.stop_reason"
         )
         step.finish_reasons = (reason,) if reason else ()
+        if reason is None and step.usage is not None and _broke_off(attributes):
+            step.flags |= {Flag.INCOMPLETE}
     return step
+
+
+def _broke_off(attributes: Attributes) -> bool:
+    """A stream that never came to its end is told with an empty reason, and the counts it began with."""
+    reason: object = dig(opened(attributes.get("gen_ai.output.messages")), 0, "finish_reason")
+    return reason == ""
 
 
 def _sort(attributes: Attributes) -> tuple[Kind | None, str | None]:

@@ -402,7 +402,9 @@ def fill_model(
         step.output_begun = (
             step.output_begun
             or step.usage is not None
-            or bool(step.ids or step.response_model)
+            or bool(step.ids)
+            # Some write the model that was asked in both places.
+            or step.response_model not in {None, step.requested_model}
             or any(get(key) not in (None, "", [], "[]") for key in shape.outputs)
         )
 

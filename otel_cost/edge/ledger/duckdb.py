@@ -106,6 +106,7 @@ MIGRATIONS: Final = (
         tenant VARCHAR NOT NULL, key VARCHAR NOT NULL, run_id VARCHAR NOT NULL, PRIMARY KEY (tenant, key, run_id)
     );
     """,
+    "ALTER TABLE steps ADD COLUMN likeness VARCHAR",
 )
 
 _WHO: Final = ("org", "team", "user", "api_key", "project", "workflow")
@@ -147,6 +148,7 @@ _TRACES: Final = _shape("traces", tenant=_TEXT, trace_id=_TEXT, run_id=_TEXT, na
 _STEPS: Final = _shape(
     "steps", tenant=_TEXT, run_id=_TEXT, trace_id=_BLOB, span_id=_BLOB, parent=_BLOB, kind=_TEXT, name=_TEXT,
     agent=_TEXT, start_ns=_INT, end_ns=_INT, failed=_BOOL, call_id=_TEXT, self_nano=_INT, status=_TEXT,
+    likeness=_TEXT,
 )  # fmt: skip
 _ALERTS: Final = _shape(
     "alerts", id=_TEXT, tenant=_TEXT, run_id=_TEXT, trace_id=_BLOB, at_ns=_INT, episode=_TEXT, resolved=_BOOL,
@@ -338,7 +340,7 @@ class DuckDbLedger:
                 (
                     node.tenant, node.run_id, node.trace_id or None, node.span_id or None, node.parent or None,
                     node.kind, node.name, node.agent, node.start_ns, node.end_ns, node.failed,
-                    node.call_id, node.self_nano, node.status,
+                    node.call_id, node.self_nano, node.status, node.likeness,
                 )
                 for run in runs
                 for node in run.nodes
@@ -701,7 +703,8 @@ class DuckDbLedger:
         rates = {
             row[0]: row[1:]
             for row in self._rows(
-                "SELECT id, unit, femto, per, source, valid_from FROM rates WHERE list_contains(?::INTEGER[], id)",
+                "SELECT id, unit, part, femto, per, source, valid_from FROM rates"
+                " WHERE list_contains(?::INTEGER[], id)",
                 [wanted],
             )
         }
@@ -710,7 +713,7 @@ class DuckDbLedger:
     def _nodes_of(self, tenant: str, run_id: str) -> list[Row]:
         rows = self._named(
             "SELECT lower(hex(span_id)) AS span_id, lower(hex(trace_id)) AS trace_id, lower(hex(parent)) AS parent_id,"
-            " call_id, kind, name, agent, start_ns, end_ns, failed, status, self_nano FROM steps"
+            " call_id, kind, name, agent, start_ns, end_ns, failed, status, self_nano, likeness FROM steps"
             " WHERE tenant = ? AND run_id = ? ORDER BY start_ns, span_id",
             [tenant, run_id],
         )
@@ -830,10 +833,11 @@ def _told_call(row: Row, rates: dict[int, tuple[Any, ...]]) -> dict[str, Any]:
     for item in str(row["items"]).split(","):
         if item:
             number, quantity, nano = map(int, item.split(":"))
-            unit, femto, per, source, valid_from = rates[number]
+            unit, part, femto, per, source, valid_from = rates[number]
             items.append(
                 {
                     "unit": unit,
+                    "part": part,
                     "quantity": quantity,
                     "rate": exact_text(Rate(int(femto), int(per)).usd),
                     "usd": usd(nano),

@@ -6,13 +6,16 @@ Made alike from an open run (`story_of`, the engine's view) and from ledger rows
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from otel_cost.core.assemble.arithmetic import Arithmetic, Entry, Origin, cut_cycles, reckon
 from otel_cost.core.enrich.lines import call_line, outcome_map, rfc3339, run_line, trace_line, usd
-from otel_cost.core.model.money import exact_text, usd_to_nano
+from otel_cost.core.model.money import exact_text
 from otel_cost.core.model.outcome import UNJUDGED
 from otel_cost.core.model.vocabulary import Status
 from otel_cost.core.outcomes import judge, latest
+from otel_cost.edge.ledger.sums import entry_of, sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,6 +43,8 @@ class Branch(TypedDict):
     status: str | None
     self_usd: str | None
     subtree_usd: str | None
+    carried_usd: str | None  # of a model call: what its prompt repeats; of a tool: what its result cost later on
+    attempt: str | None  # of a call: first, retry, rework
     children: list[Branch]
 
 
@@ -47,16 +52,19 @@ def story(
     run: Row, traces: Sequence[Row], calls: Sequence[Row], nodes: Iterable[Row], alerts: Sequence[Row],
     corrections: Sequence[Row],
 ) -> Row:  # fmt: skip
-    """A run line with `open`, `start_time`, `end_time`, `traces`, `tree`, `calls`, `alerts`, `corrections`.
+    """A run line with `open`, `start_time`, `end_time`, `traces`, `tree`, `sums`, `calls`, `alerts`, `corrections`.
 
     Rows are contract lines; a node row has the fields of `Branch`, `parent_id` and
     `self_nano` in place of money and children. A priced call without a node of its own stands on top.
     """
     said = {name: run[name] for name in ("outcome", "verdict", "verdict_why")}
+    entries, branches = _laid_out([*nodes], calls)
+    worked_out = reckon(entries)
     return {
         **run,
         "traces": [{**trace, **said} for trace in traces],
-        "tree": tree([*nodes], calls),
+        "tree": _nested(entries, branches, worked_out),
+        "sums": sums(entries, branches, worked_out),
         "calls": list(calls),
         "alerts": list(alerts),
         "corrections": list(corrections),
@@ -112,6 +120,7 @@ def item_row(item: Item) -> Row:
     """One line of a charge, as `price --json` names it; `usd` is its share of the rounded charge."""
     return {
         "unit": item.unit,
+        "part": item.part,
         "quantity": item.quantity,
         "rate": exact_text(item.rate.usd),
         "usd": usd(item.nano),
@@ -135,6 +144,7 @@ def node_row(node: Node) -> Row:
         "failed": node.failed,
         "status": None if node.status is None else str(node.status),
         "self_nano": node.self_nano,
+        "likeness": node.likeness,
     }
 
 
@@ -144,35 +154,51 @@ def tree(nodes: Sequence[Row], calls: Sequence[Row] = ()) -> list[Branch]:
     A parent that is missing, or a chain of parents that bites its own tail, puts a
     step on top: every step is shown exactly once.
     """
-    branches: list[tuple[Row, Branch]] = [(node, _branch(node)) for node in nodes]
-    placed = {branch["call_id"] for _, branch in branches}
-    branches.extend(
-        ({"parent_id": None, "self_nano": _nano(call["cost_usd"])}, _call_branch(call))
-        for call in calls
-        if call["id"] not in placed
-    )
+    entries, branches = _laid_out(nodes, calls)
+    return _nested(entries, branches, reckon(entries))
+
+
+def _laid_out(nodes: Sequence[Row], calls: Sequence[Row]) -> tuple[list[Entry], list[Branch]]:
+    """The steps of a run side by side, as arithmetic and as readers want them."""
+    call_of = {call["id"]: call for call in calls}
+    branches = [_branch(node) for node in nodes]
+    placed = {branch["call_id"] for branch in branches}
+    apart = [call for call in calls if call["id"] not in placed]
     known = {
         (branch["trace_id"], branch["span_id"]): index
-        for index, (_, branch) in enumerate(branches)
+        for index, branch in enumerate(branches)
         if branch["span_id"] is not None
     }
-    parents = [
-        known.get((branch["trace_id"], node["parent_id"])) if node.get("parent_id") else None
-        for node, branch in branches
+    entries = [
+        entry_of(
+            call_of.get(node["call_id"]),
+            node,
+            known.get((node["trace_id"], node["parent_id"])) if node.get("parent_id") else None,
+        )
+        for node in nodes
     ]
-    _cut_cycles(parents)
-    totals: list[int | None] = [node["self_nano"] for node, _ in branches]
-    for index in _children_first(parents):
-        parent = parents[index]
-        mine = totals[index]
-        if parent is not None and mine is not None:
-            totals[parent] = (totals[parent] or 0) + mine
+    entries.extend(entry_of(call, None, None) for call in apart)
+    return entries, [*branches, *map(_call_branch, apart)]
+
+
+def _nested(entries: Sequence[Entry], branches: Sequence[Branch], worked_out: Arithmetic) -> list[Branch]:
+    parents = [entry.parent for entry in entries]
+    cut_cycles(parents)
+    later: Counter[int] = Counter()
+    for passenger in worked_out.passengers:
+        later[passenger.entry] += passenger.carried_nano if passenger.origin is Origin.TOOL else 0
     tops: list[Branch] = []
-    for index, (_, branch) in enumerate(branches):
-        branch["subtree_usd"] = usd(totals[index])
-        parent = parents[index]
-        (tops if parent is None else branches[parent][1]["children"]).append(branch)
-    for _, branch in branches:
+    for index, branch in enumerate(branches):
+        entry, spent, parent = entries[index], worked_out.spent[index], parents[index]
+        branch["subtree_usd"] = usd(worked_out.subtree_nano[index])
+        if entry.is_call:
+            branch["attempt"] = spent.attempt
+        if entry.told is not None:
+            branch["carried_usd"] = usd(spent.carried_nano)
+        elif later[index]:
+            branch["carried_usd"] = usd(later[index])
+        (tops if parent is None else branches[parent]["children"]).append(branch)
+    for branch in branches:
         branch["children"].sort(key=_when)
     return sorted(tops, key=_when)
 
@@ -208,6 +234,8 @@ def _branch(node: Row) -> Branch:
         status=node["status"],
         self_usd=usd(node["self_nano"]),
         subtree_usd=None,
+        carried_usd=None,
+        attempt=None,
         children=[],
     )
 
@@ -226,44 +254,11 @@ def _call_branch(call: Row) -> Branch:
         status=call["status"],
         self_usd=call["cost_usd"],
         subtree_usd=None,
+        carried_usd=None,
+        attempt=None,
         children=[],
     )
 
 
-def _nano(cost_usd: str | None) -> int | None:
-    return None if cost_usd is None else usd_to_nano(cost_usd)
-
-
 def _when(branch: Branch) -> tuple[str, str]:
     return branch["start_time"], branch["span_id"] or ""
-
-
-def _cut_cycles(parents: list[int | None]) -> None:
-    """Make the first step found of every cycle a top."""
-    done: set[int] = set()
-    for start in range(len(parents)):
-        path: set[int] = set()
-        index: int | None = start
-        while index is not None and index not in done:
-            if index in path:
-                parents[index] = None
-                break
-            path.add(index)
-            index = parents[index]
-        done |= path
-
-
-def _children_first(parents: Sequence[int | None]) -> list[int]:
-    """Indexes such that each comes before its parent; no recursion, trees may be deep."""
-    waiting = [0] * len(parents)
-    for parent in parents:
-        if parent is not None:
-            waiting[parent] += 1
-    order = [index for index, count in enumerate(waiting) if not count]
-    for index in order:
-        parent = parents[index]
-        if parent is not None:
-            waiting[parent] -= 1
-            if not waiting[parent]:
-                order.append(parent)
-    return order

@@ -185,6 +185,8 @@ def _schemas() -> dict[str, Any]:
             status=nullable,
             self_usd=_MONEY,
             subtree_usd=_MONEY,
+            carried_usd=_MONEY,
+            attempt=nullable,
             children={"type": "array", "items": {"$ref": "#/components/schemas/Branch"}},
         ),
         "Story": _object(
@@ -194,6 +196,7 @@ def _schemas() -> dict[str, Any]:
             calls=objects,
             alerts=objects,
             corrections=objects,
+            sums={"type": "object"},
         ),
     }
 
