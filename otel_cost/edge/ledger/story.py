@@ -15,7 +15,7 @@ from otel_cost.core.model.money import exact_text
 from otel_cost.core.model.outcome import UNJUDGED
 from otel_cost.core.model.vocabulary import Status
 from otel_cost.core.outcomes import judge, latest
-from otel_cost.edge.ledger.sums import entry_of, sums
+from otel_cost.edge.ledger.sums import entry_of, nano_of, sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,7 +86,7 @@ def story_of(closed: ClosedRun, alerts: Sequence[Row] = (), corrections: Sequenc
 
 def with_outcomes(run: Row, outcomes: Sequence[Outcome]) -> Row:
     """A run line, or a whole story, with the verdict that all news known by now make; its traces share it."""
-    judgement = judge(outcomes, _nano(run["cost_usd"]), _nano(run["wasted_usd"])) if outcomes else UNJUDGED
+    judgement = judge(outcomes, nano_of(run["cost_usd"]), nano_of(run["wasted_usd"])) if outcomes else UNJUDGED
     said = {"outcome": judgement.outcome, "verdict": judgement.verdict, "verdict_why": judgement.why}
     told = {**run, **said, "outcomes": [outcome_map(one) for one in latest(outcomes)]}
     if "traces" in run:

@@ -35,20 +35,20 @@ def entry_of(call: Row | None, node: Row | None, parent: int | None) -> Entry:
         end_ns=told["end_ns"] if node is not None else _ns(told["end_time"]),
         failed=told["failed"],
         is_call=is_call,
-        nano=told["self_nano"] if node is not None else _nano(told["cost_usd"]),
+        nano=told["self_nano"] if node is not None else nano_of(told["cost_usd"]),
         told=_told(call) if call is not None and call["kind"] in MODEL_KINDS else None,
         likeness=told.get("likeness"),
     )
 
 
 def _told(call: Row) -> Told | None:
-    usage, nano = call["usage"], _nano(call["cost_usd"])
+    usage, nano = call["usage"], nano_of(call["cost_usd"])
     if usage is None and nano is None:
         return None
     by_part: dict[str, tuple[int, int]] = {}
     for item in call["items"]:
         tokens, paid = by_part.get(item["part"], (0, 0))
-        by_part[item["part"]] = tokens + item["quantity"], paid + (_nano(item["usd"]) or 0)
+        by_part[item["part"]] = tokens + item["quantity"], paid + (nano_of(item["usd"]) or 0)
     bands = tuple(by_part.pop(part) for part in _BANDS if part in by_part)
     fee_nano = by_part.pop("fee", (0, 0))[1]
     output_nano = sum(paid for _, paid in by_part.values())
@@ -208,7 +208,8 @@ def _plus(one: int | None, other: int | None) -> int | None:
     return one if other is None else (one or 0) + other
 
 
-def _nano(amount: str | None) -> int | None:
+def nano_of(amount: str | None) -> int | None:
+    """Nano-USD of an amount as rows write it."""
     return None if amount is None else usd_to_nano(amount)
 
 
