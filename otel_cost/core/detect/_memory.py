@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 _ROUGH: Final = 8  # tokens
 _EMPTY: Final = b"empty"
+_TELLING: Final = 3  # tokens
+_WORDY: Final = 12  # tokens
+_ADJACENT: Final = 2  # calls
+_FEW: Final = 3  # tokens
+_NEAR_SIZES: Final = 0.2
 
 
 class Past(NamedTuple):
@@ -40,6 +45,7 @@ class Past(NamedTuple):
     cost: int | None  # of its turn, nano-USD
     end_ns: int
     known_by: bytes  # span that made it known: its own, or the model call after it
+    sizes: tuple[int, int] | None  # where nothing else is told: tokens that the model wrote for it and that came back
 
 
 class Repeats(NamedTuple):
@@ -84,7 +90,7 @@ class Memory:
                     self.unknown.append(seen)
                 return
             self.tells = True
-            seen.repeats = (self._repeats(seen, traits, traits.call, outcome, step.span_id),)
+            seen.repeats = (self._repeats(seen, traits, traits.call, outcome, step.span_id, None),)
             seen.echo = seen.repeats[0].echo
         elif step.usage is not None:
             if self.unknown:
@@ -101,16 +107,39 @@ class Memory:
         known = []
         for seen in unknown:
             traits = traits_of(seen)
-            around = b"%d %d %d %d" % (len(unknown), said, grown, traits.failed)
-            # Where the arguments are told, what came back may be known less well: counts are off by a token or two.
-            outcome = around if traits.call is None else b"%d %d" % (len(unknown), grown // _ROUGH)
-            if traits.call is not None and grown <= _ROUGH * len(unknown):
-                outcome = _EMPTY
-            repeats = self._repeats(seen, traits, traits.call or around, outcome, known_by)
+            call, sizes = traits.call, None
+            if call is not None:
+                # Where the arguments are told, what came back may be known less well: counts are off by a token or two.
+                outcome = _EMPTY if grown <= _ROUGH * len(unknown) else b"%d %d" % (len(unknown), grown // _ROUGH)
+            else:
+                call, sizes = b"%d" % said, (said, grown)
+                outcome = self._outcome_by_size(seen, len(unknown), sizes)
+            repeats = self._repeats(seen, traits, call, outcome, known_by, sizes)
             known.append(repeats if len(unknown) == 1 else repeats._replace(past=tuple(self.past)))
         return known
 
-    def _repeats(self, seen: Observed, traits: Traits, call: bytes | None, outcome: bytes, known_by: bytes) -> Repeats:
+    def _outcome_by_size(self, seen: Observed, side_by_side: int, sizes: tuple[int, int]) -> bytes:
+        """What stands for a result of which only the size is known.
+
+        A few tokens are an "ok" or a number, which other short calls get as well: they tell nothing.
+        """
+        traits, (said, grown) = traits_of(seen), sizes
+        if not traits.failed and ((0 < grown < _TELLING and said < _WORDY) or traits.verb in {"plan", "write"}):
+            return b"unknown %d" % self.calls
+        last = self.past[-1] if self.past else None
+        if last is not None and last.sizes is not None and abs(last.sizes[1] - grown) <= 1:
+            grown = last.sizes[1]
+        return b"%d %d %s" % (side_by_side, max(0, grown), (seen.step.error_type or str(traits.failed)).encode())
+
+    def _repeats(
+        self,
+        seen: Observed,
+        traits: Traits,
+        call: bytes | None,
+        outcome: bytes,
+        known_by: bytes,
+        sizes: tuple[int, int] | None,
+    ) -> Repeats:
         self.calls += 1
         step, past = seen.step, self.past
         tool = step.tool or step.name
@@ -119,10 +148,11 @@ class Memory:
         echo = outcome in self.outcomes
         new = True
         if echo:
-            same, near, new = self._earlier(traits, call, outcome, tool, step.start_ns)
+            same, near, new = self._earlier(traits, call, outcome, tool, step.start_ns, sizes)
         if new and traits.verb == "write" and not traits.failed:
             self.epoch += 1
-        now = Past(self.calls, self.epoch, step.span_id, tool, call, outcome, traits, seen.cost, step.end_ns, known_by)
+        at, cost = self.calls, seen.cost
+        now = Past(at, self.epoch, step.span_id, tool, call, outcome, traits, cost, step.end_ns, known_by, sizes)
         if len(past) == past.maxlen:
             gone = past[0].outcome
             left = self.outcomes.pop(gone) - 1
@@ -133,7 +163,13 @@ class Memory:
         return Repeats(now, same, near, echo, past)
 
     def _earlier(
-        self, traits: Traits, call: bytes | None, outcome: bytes, tool: str, start_ns: int
+        self,
+        traits: Traits,
+        call: bytes | None,
+        outcome: bytes,
+        tool: str,
+        start_ns: int,
+        sizes: tuple[int, int] | None,
     ) -> tuple[list[Past], list[Past], bool]:
         same: list[Past] = []
         near: list[Past] = []
@@ -144,7 +180,10 @@ class Memory:
             if start_ns < one.end_ns:
                 continue  # side by side: its result was not known yet
             equal = call is not None and one.call == call
-            if not equal and (near or not near_calls(traits, one.traits)):
+            if sizes is not None:
+                if one.sizes is None or not self._alike(tool, sizes, one.sizes, self.calls - one.at):
+                    continue
+            elif not equal and (near or not near_calls(traits, one.traits)):
                 continue
             new = False
             if one.epoch == self.epoch:
@@ -152,6 +191,17 @@ class Memory:
                     same.append(one)
                 near.append(one)
         return same, near, new
+
+    def _alike(self, tool: str, now: tuple[int, int], before: tuple[int, int], back: int) -> bool:
+        """May two calls of which only sizes are known be the same?
+
+        Of equal size: unless another call of this size had another result, as in a batch over ids.
+        Of nearly equal size, as after rewording: if they follow each other.
+        """
+        if now[0] == before[0]:
+            others = (one.sizes for one in self.past if one.tool == tool and one.sizes is not None)
+            return all(size != now[0] or abs(grown - now[1]) <= 1 for size, grown in others)
+        return back <= _ADJACENT and abs(now[0] - before[0]) <= max(_FEW, _NEAR_SIZES * max(now[0], before[0]))
 
 
 def near_calls(one: Traits, two: Traits) -> bool:
