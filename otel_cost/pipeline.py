@@ -33,7 +33,7 @@ from otel_cost.core.enrich.records import (
 )
 from otel_cost.core.escalation import Escalation
 from otel_cost.core.exemptions import Exemptions
-from otel_cost.core.model.attributes import PlainAttributes, text
+from otel_cost.core.model.attributes import text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, Status
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from otel_cost.core.budget import Spend
     from otel_cost.core.decide import Decision
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, SpanEvent
+    from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, Resource, Scope, SpanEvent
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
@@ -83,7 +83,12 @@ class Held:
     """A record that waits its settle time: what it says downstream depends on what comes in the meantime."""
 
     due_ns: int
-    event: SpanEvent
+    raw: bytes  # of the span no more is kept: its attributes hold their whole request in memory
+    resource: Resource
+    scope: Scope
+    trace_id: bytes
+    span_id: bytes
+    is_root: bool
     step: Step | None
     run: Run
     position: int
@@ -112,6 +117,7 @@ class Engine:
         self._reader = Reader(rules.outcomes)
         self._places = Places()
         self._tells = bool(self._identity.sources or rules.attributes)
+        self._counts = bool(rules.budgets)
         self._effects = Effects()
         self._held: deque[Held] = deque()
         self._rows: deque[tuple[int, Run, str]] = deque()  # (due, run, call id): not yet written
@@ -361,14 +367,25 @@ class Engine:
     def _pass_on(self, event: SpanEvent, run: Run, step: Step | None, now_ns: int) -> None:
         """A span goes on at once; roots and roll-ups, which say what is below them, wait."""
         if not event.parent_id or (step is not None and (step.rollup or step.kind is Kind.AGENT)):
-            event.attributes, event.raw_events = _READ, ()  # they hold the whole request in memory
-            self._held.append(Held(now_ns + self.settings.settle_ns, event, step, run, self._position))
+            self._held.append(
+                Held(
+                    now_ns + self.settings.settle_ns,
+                    event.raw,
+                    event.resource,
+                    event.scope,
+                    event.trace_id,
+                    event.span_id,
+                    not event.parent_id,
+                    step,
+                    run,
+                    self._position,
+                )
+            )
             return
         extra, call = b"", None
         if step is not None:
             run = run.current
-            extra = self._extra(run, event.span_id, step)
-            call = _carried(run, step)
+            extra, call = self._extra(run, event.span_id, step)
         self._effects.outgoing.append(
             Outgoing(Signal.TRACES, self._position, event.raw, extra, event.resource, event.scope, call)
         )
@@ -437,8 +454,9 @@ class Engine:
         for stays, went in self.runs.united():
             self._watch.unite(stays, went)
             self.policy.forget(went)
-            for call_id in stays.calls:
-                self._schedule(stays, call_id, now_ns)
+            for call_id in went.calls:  # they are another run's from now on
+                if call_id in stays.calls:
+                    self._schedule(stays, call_id, now_ns)
         if run.relabelled:
             run.relabelled = False
             for call_id in run.told:
@@ -454,7 +472,8 @@ class Engine:
             self._changed(run, change, now_ns)
 
     def _changed(self, run: Run, change: Change, now_ns: int) -> None:
-        self._budgets(self.policy.put(run, change, now_ns), now_ns)
+        if self._counts:
+            self._budgets(self.policy.put(run, change, now_ns), now_ns)
         call = change.new
         if call is None:
             gone = change.old
@@ -507,6 +526,8 @@ class Engine:
     def _loops(self, run: Run, call: Call | None, alerts: Iterable[Alert], now_ns: int) -> None:
         """Tell of loops, and let stand what their rules decide; the call's content is still there."""
         told = list(alerts)
+        if not told:
+            return
         for alert in told:
             self._escalation.looped(run, alert)
             rule = self._deciding.get(alert.rule)
@@ -553,37 +574,34 @@ class Engine:
                 Outgoing(Signal.LOGS, self._position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE)
             )
 
-    def _extra(self, run: Run, span_id: bytes, step: Step) -> bytes:
-        """What a span says of its cost as it leaves; one span carries a call's cost, the others say `duplicate`."""
+    def _extra(self, run: Run, span_id: bytes, step: Step) -> tuple[bytes, Call | None]:
+        """What a span says of its cost as it leaves, and the call whose cost it carries; others say `duplicate`."""
         call = _call_of(run, step)
         if call is None:
             if step.rollup and step.usage is not None:
-                return step_attributes(Status.ROLLUP, run.id)
-            return run_attributes(run.id)
-        carrier = run.carrier.setdefault(call.id, span_id)
-        if carrier != span_id:
-            return step_attributes(Status.DUPLICATE, run.id)
+                return step_attributes(Status.ROLLUP, run.id), None
+            return run_attributes(run.id), None
+        if run.carrier.setdefault(call.id, span_id) != span_id:
+            return step_attributes(Status.DUPLICATE, run.id), None
         run.told[call.id] = call.nano
-        return call_attributes(call, run.id)
+        return call_attributes(call, run.id), call
 
     def _released(self, held: Held, now_ns: int) -> Outgoing:
-        run, event, step = held.run.current, held.event, held.step
+        run, step = held.run.current, held.step
         if step is not None and step.rollup and step.usage is not None:
             run.bill_lone_rollups(step.end_ns)
             self._follow(run, now_ns)
-        extra = b"" if step is None else self._extra(run, event.span_id, step)
-        trace = run.traces.get(event.trace_id)
+        extra, call = (b"", None) if step is None else self._extra(run, held.span_id, step)
+        trace = run.traces.get(held.trace_id)
         if step is not None and step.kind is Kind.AGENT:
-            below = [call for call in run.calls.values() if step in run.place(call.steps[0]).agents]
-            extra += subtree_attributes(summary.total(below))
-        if not event.parent_id and trace is not None and trace.calls:
+            extra += subtree_attributes(run.subtree_nano(step))
+        if held.is_root and trace is not None and trace.calls:
             calls = trace.calls.values()
             extra += trace_attributes(
                 summary.total(calls), summary.wasted(run), sum(call.kind in MODEL_KINDS for call in calls)
             )
             extra = extra if step is not None else run_attributes(run.id) + extra
-        call = None if step is None else _carried(run, step)
-        return Outgoing(Signal.TRACES, held.position, event.raw, extra, event.resource, event.scope, call)
+        return Outgoing(Signal.TRACES, held.position, held.raw, extra, held.resource, held.scope, call)
 
     def _close(self, run: Run, now_ns: int) -> None:
         self.runs.silence(run)
@@ -602,21 +620,17 @@ class Engine:
 
 def _call_of(run: Run, step: Step) -> Call | None:
     component = run.component(step)
-    if component is None:
+    if not component:
         return None
+    call = component[0]
+    if call.step is step and len(component) == 1:
+        return call
     for call in component:
         if any(told is step or (told.span_id and told.span_id == step.span_id) for told in call.steps):
             return call
     return None
 
 
-def _carried(run: Run, step: Step) -> Call | None:
-    """The call whose cost this step's span carries downstream."""
-    call = _call_of(run, step)
-    return call if call is not None and run.carrier.get(call.id) == step.span_id else None
-
-
-_READ = PlainAttributes()
 _ROOT_KEYS = (b"session.id", b"conversation.id", b"user.id", b"user.email")
 
 

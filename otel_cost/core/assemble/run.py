@@ -13,10 +13,11 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from otel_cost.core.assemble.join import Group, canonical, guess_key, join, may_be_one, speaker, voice
+from otel_cost.core.assemble.join import Group, Voice, canonical, guess_key, join, may_be_one, speaker, voice
 from otel_cost.core.assemble.meter import Meter
 from otel_cost.core.assemble.trace import Place, Trace
 from otel_cost.core.model.call import Call
+from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Flag, Kind, Source
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.outcome import Outcome
-    from otel_cost.core.model.step import Step
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +69,8 @@ class Run:
     _who: dict[str, tuple[tuple[int, bytes], str]] = field(default_factory=dict)
     _who_said: dict[str, str] | None = None  # made when asked for, shared by every call of the run
     _ids: dict[str, Step] = field(default_factory=dict)
-    _hints: dict[str, list[Step]] = field(default_factory=dict)
-    _guesses: dict[tuple[str, int, int], list[Step]] = field(default_factory=dict)
+    _hints: dict[str, dict[Voice, list[Step]]] = field(default_factory=dict)
+    _guesses: dict[tuple[str, int, int], Step | dict[Voice, list[Step]]] = field(default_factory=dict)
     _component: dict[Step, Component] = field(default_factory=dict)
     _place: dict[Step, Place] = field(default_factory=dict)
     _records: set[bytes] = field(default_factory=set)
@@ -79,6 +79,11 @@ class Run:
     _turns: dict[tuple[bytes, str], dict[str, list[tuple[int, int]]]] = field(default_factory=dict)
     _rollups: list[Step] = field(default_factory=list)
     _lone: set[Step] = field(default_factory=set)  # roll-ups that are billed
+    _covers: set[Step] = field(default_factory=set)  # what sums up something that is told below it
+    _adrift: dict[Step, None] = field(default_factory=dict)  # steps with usage whose parents have not all come
+    _below: dict[Step, list[int]] = field(default_factory=dict)  # agent → (nano, priced calls) of what is below it
+    _shares: dict[str, tuple[tuple[Step, ...], int]] = field(default_factory=dict)  # call → where it is in `_below`
+    _moved: set[str] = field(default_factory=set)  # calls that `_below` does not hold as they are now
     _metered: dict[str, Step] = field(default_factory=dict)  # calls that only metrics tell of
     _by_tool: bool = False  # a hook told of a tool call without naming it
     _closing: bool = False
@@ -191,27 +196,40 @@ class Run:
             if record in self._records:
                 return
             self._records.add(record)
-        if step.kind is Kind.TOOL:
+        kind = step.kind
+        if kind is _TOOL and (self._by_tool or step.source is not _SPAN):
             self._hint_by_tool(step)
         self.steps.append(step)
         if step.who:
             self._hear(step)
+        place = _NOWHERE
         if step.parent_id:
-            self._place[step] = self.trace(step.trace_id).walk(step)
-        self._note_loss(step)
-        self._take_back(step, self.place(step))
+            place = self._place[step] = self.trace(step.trace_id).walk(step)
+            if kind is _TOOL:
+                self._note_loss(step)
+        self._cover(step, place)
+        if self._lone:
+            self._take_back(step, place)
         if step.rollup:
             if step.usage is not None:
                 self._rollups.append(step)
             return
-        if step.kind not in CALL_KINDS:
+        if kind not in CALL_KINDS:
             return
         component = self._component[step] = Component([step])
-        for other in self._related(step):
-            component = self._unite(component, self._component[other])
-        self._settle(component)
-        if step.kind in MODEL_KINDS:
-            self.bill_metrics_again()
+        related = self._related(step, place)
+        if not related and not step.partial:
+            # What `_settle` would come to, for the one record of a call that nearly every call is.
+            name = self._names.get(step)
+            if name is None:
+                name = self._names[step] = call_id(self.tenant, (step,))
+            component.calls.append(self._make(name, step, step.flags, (step,), place, None))
+        else:
+            for other in related:
+                component = self._unite(component, self._component[other])
+            self._settle(component)
+        if self._metered and kind in MODEL_KINDS:
+            self.bill_metrics()
 
     def _again(self, trace: Trace, key: int, step: Step) -> None:
         known = trace.steps.get(key)
@@ -225,6 +243,7 @@ class Run:
             for name in ("usage", "basis", "problem", "failed", "response_model", "reported_nano", "terms", "ids"):
                 setattr(known, name, getattr(step, name))
         known.flags |= {Flag.CONFLICT}
+        self._cover(known, self.place(known))
         if known.rollup:
             self._bill_again(known)
         elif known in self._component:
@@ -240,11 +259,15 @@ class Run:
             agent_was, agent_now = self._agent_key(step, before), self._agent_key(step, place)
             if agent_was != agent_now and (agent_was, agent_now) not in self.moves[-1:]:
                 self.moves.append((agent_was, agent_now))
-        self._note_loss(step)
-        self._take_back(step, place)
+        if step.kind is _TOOL:
+            self._note_loss(step)
+        self._cover(step, place)
+        if self._lone:
+            self._take_back(step, place)
         component = self._component.get(step)
         if component is None:
             return
+        self._moved.update([call.id for call in component.calls])
         if step.rollup:
             if before is None or place.model != before.model:
                 self._bill_again(step)
@@ -273,7 +296,7 @@ class Run:
                 call.agent_key = self._agent_key(call.step, place)
                 self.changes.append(Change(call, call))
 
-    def _related(self, step: Step) -> Iterable[Step]:
+    def _related(self, step: Step, place: Place) -> list[Step]:
         """Known steps that may be the same call, each whichever came first."""
         found: list[Step] = []
         for key in step.ids:
@@ -281,18 +304,31 @@ class Run:
             if other is not step:
                 found.append(other)
         for hint in step.hints:
-            bucket = self._hints.setdefault(hint, [])
-            if any(voice(other) != voice(step) for other in bucket):
-                found.extend(bucket)
-            bucket.append(step)
+            found.extend(self._hinted(hint, step))
         key_ = guess_key(step)
         if key_ is not None:
-            bucket = self._guesses.setdefault(key_, [])
-            found.extend(other for other in bucket if may_be_one(step, other))
-            bucket.append(step)
-        over = self.place(step).over
+            # One voice never tells a call twice, so only what others say is looked at, however much this one says.
+            known = self._guesses.setdefault(key_, step)
+            if known is not step:
+                mine = voice(step)
+                voices = {voice(known): [known]} if isinstance(known, Step) else known
+                self._guesses[key_] = voices
+                for other_voice, bucket in voices.items():
+                    if other_voice != mine:
+                        found.extend(other for other in bucket if may_be_one(step, other))
+                voices.setdefault(mine, []).append(step)
+        over = place.over
         if over is not None and over in self._component:
             found.append(over)
+        return found
+
+    def _hinted(self, hint: str, step: Step) -> Iterable[Step]:
+        """Take a step in under a hint; all that bear it, once two voices do."""
+        voices = self._hints.setdefault(hint, {})
+        mine = voice(step)
+        others = any(other != mine for other in voices)
+        found = [other for bucket in voices.values() for other in bucket] if others else []
+        voices.setdefault(mine, []).append(step)
         return found
 
     def _hint_by_tool(self, step: Step) -> None:
@@ -309,7 +345,7 @@ class Run:
     def _add_hint(self, step: Step, hint: str) -> None:
         if hint not in step.hints:
             step.hints += (hint,)
-            self._hints.setdefault(hint, []).append(step)
+            self._hints.setdefault(hint, {}).setdefault(voice(step), []).append(step)
 
     def _unite(self, a: Component, b: Component) -> Component:
         if a is b:
@@ -359,26 +395,41 @@ class Run:
         for step in group.steps[1:]:
             if step.span_id == said.span_id:
                 place = self.place(step)
-        if said.kind in MODEL_KINDS and said.model is None and place.model is not None:
+        return self._make(name, said, flags, tuple(group.steps), place, before)
+
+    def _make(
+        self,
+        name: str,
+        said: Step,
+        flags: frozenset[Flag],
+        steps: tuple[Step, ...],
+        place: Place,
+        before: Call | None,
+    ) -> Call:
+        """Price what a call's records say, and put it into the run."""
+        kind = said.kind
+        if place.model is not None and kind in MODEL_KINDS and said.model is None:
             said = copy.copy(said)
             said.requested_model = place.model
         charge = self.charge(said)
         if said.failed:
-            flags |= {Flag.FAILED}
+            flags |= _FAILED
+        if charge.flags:
+            flags |= charge.flags
         agent = place.agent
         call = Call(
-            id=name,
-            step=said,
-            steps=tuple(group.steps),
-            charge=charge,
-            kind=said.kind,
-            flags=flags | charge.flags,
-            failed=said.failed,
-            attempts=said.attempts,
-            agent=said.agent or (agent.agent if agent is not None else None),
-            agent_key=self._agent_key(said, place),
-            trace_id=said.trace_id,
-            who=said.who,
+            name,
+            said,
+            steps,
+            charge,
+            kind,
+            flags,
+            said.failed,
+            said.attempts,
+            said.agent or (agent.agent if agent is not None else None),
+            self._agent_key(said, place),
+            said.trace_id,
+            said.who,
         )
         self._put(call, before)
         return call
@@ -403,18 +454,22 @@ class Run:
     def _put(self, call: Call, before: Call | None) -> None:
         if before is not None and before.trace_id != call.trace_id:
             self.trace(before.trace_id).calls.pop(before.id, None)
-        self.calls[call.id] = call
-        self.trace(call.trace_id).calls[call.id] = call
+        name = call.id
+        self.calls[name] = call
+        self.trace(call.trace_id).calls[name] = call
+        self._moved.add(name)
         self.changes.append(Change(before, call))
 
     def _keep(self, call: Call) -> None:
         """A call of a run that this one took over; whatever changes of it is to be told."""
         self.calls.setdefault(call.id, call)
+        self._moved.add(call.id)
         self.trace(call.trace_id).calls.setdefault(call.id, call)
 
     def _drop(self, call: Call) -> None:
         if self.calls.get(call.id) is call:
             del self.calls[call.id]
+            self._moved.add(call.id)
             self.trace(call.trace_id).calls.pop(call.id, None)
             self.changes.append(Change(call, None))
 
@@ -478,23 +533,55 @@ class Run:
                 if rollup in self._lone and (_told_in(step, rollup) or (place.missing and _may_hold(rollup, step))):
                     self._unbill(rollup)
 
+    def _cover(self, step: Step, place: Place) -> None:
+        """A step that tells usage, or stands elsewhere than before: what is above it sums it up."""
+        if step.usage is None or not (step.rollup or step.kind in MODEL_KINDS):
+            return
+        if place.agents:
+            self._covers.update([above for above in place.agents if above is not step])
+        if place.missing:
+            self._adrift[step] = None
+        else:
+            self._adrift.pop(step, None)
+
     def _covered(self) -> set[Step]:
         """Roll-ups that sum up something told on its own."""
-        covered: set[Step] = set()
-        adrift: list[Step] = []
-        for step in self.steps:
-            if step.usage is not None and (step.rollup or step.kind in MODEL_KINDS):
-                place = self.place(step)
-                covered.update(above for above in place.agents if above is not step)
-                if place.missing:
-                    adrift.append(step)
+        covered = {rollup for rollup in self._rollups if rollup in self._covers}
+        open_ones = [rollup for rollup in self._rollups if rollup not in covered]
+        if not open_ones:
+            return covered
         told_apart = [
-            call.step for call in self.calls.values() if call.kind in MODEL_KINDS and call.step.usage is not None
+            call.step
+            for call in self.calls.values()
+            if call.step.source not in _TOLD_IN_PLACE and call.kind in MODEL_KINDS and call.step.usage is not None
         ]
-        for rollup in self._rollups:
-            if any(_told_in(step, rollup) for step in told_apart) or any(_may_hold(rollup, step) for step in adrift):
+        for rollup in open_ones:
+            if any(_told_in(step, rollup) for step in told_apart) or any(
+                _may_hold(rollup, step) for step in self._adrift
+            ):
                 covered.add(rollup)
         return covered
+
+    def subtree_nano(self, agent: Step) -> int | None:
+        """What the calls below an agent cost, nano-USD; None where none of them is priced."""
+        below = self._below
+        for name in self._moved:
+            agents, nano = self._shares.pop(name, ((), 0))
+            for above in agents:
+                known = below[above]
+                known[0] -= nano
+                known[1] -= 1
+            call = self.calls.get(name)
+            if call is None or (cost := call.nano) is None or not (agents := self.place(call.steps[0]).agents):
+                continue
+            self._shares[name] = (agents, cost)
+            for above in agents:
+                known = below.setdefault(above, [0, 0])
+                known[0] += cost
+                known[1] += 1
+        self._moved.clear()
+        nano, priced = below.get(agent, (0, 0))
+        return nano if priced else None
 
     # ---- usage that only metrics tell -------------------------------------
 
@@ -547,7 +634,7 @@ class Run:
     def absorb(self, other: Run) -> None:
         """Take over another run that turned out to be the same: its traces, steps and what was told of them."""
         other.absorbed_by = self
-        self.relabelled = True
+        was, who_was = self.id, self.who
         for trace_id, trace in other.traces.items():
             trace.calls = {}
             self.traces[trace_id] = trace
@@ -564,6 +651,7 @@ class Run:
             self.meter.absorb(other.meter)
             for name in other._metered:
                 self._keep(other.calls[name])
+                self.changes.append(Change(other.calls[name], other.calls[name]))
             self._metered |= other._metered
         known = {step: call for call in other.calls.values() for step in call.steps}
         pending = [change for change in other.changes if change.new is None]
@@ -585,6 +673,7 @@ class Run:
                 self._unbill(rollup)
         self.changes.extend(pending)
         self.bill_metrics_again()
+        self.relabelled = self.relabelled or self.id != was or self.who != who_was
 
     def _take_over(self, step: Step, other: Run, known: dict[Step, Call]) -> None:
         """One step of another run, with its place and the call it had a part in."""
@@ -594,6 +683,7 @@ class Run:
         self._hear(step)
         if step in other._place:
             self._place[step] = other._place[step]
+        self._cover(step, self.place(step))
         if step in other._names:
             self._names[step] = other._names[step]
         if step.rollup:
@@ -604,6 +694,7 @@ class Run:
                 lone = self._component[step] = other._component[step]
                 for call in lone.calls:
                     self._keep(call)
+                    self.changes.append(Change(call, call))
             return
         if step.kind not in CALL_KINDS:
             return
@@ -614,10 +705,13 @@ class Run:
             self._keep(told)
             for part in told.steps:
                 known.pop(part, None)
-        for related in self._related(step):
+        for related in self._related(step, self.place(step)):
             component = self._unite(component, self._component[related])
 
 
+_TOOL = Kind.TOOL
+_SPAN = Source.SPAN
+_FAILED = frozenset({Flag.FAILED})
 _TOLD_IN_PLACE = frozenset({Source.SPAN, Source.METRIC})
 _COUNTED_APART = frozenset({Source.SPAN, Source.LOG, Source.EVENT})
 _NOWHERE = Place()

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from otel_cost.core.model.usage import Usage
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Item:
-    """One line of a charge. `part` groups units: input, cache_read, cache_write, output, reasoning, fee."""
+    """One line of a charge. `part` groups units: input, cache_read, cache_write, output, reasoning, fee.
+
+    Never changed once made; not frozen because that triples what making one costs.
+    """
 
     unit: str  # price-book field without its scale: "input", "cache_read", "cache_write_1h", "web_search" …
     part: str

@@ -20,7 +20,7 @@ from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack,
 from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model, mode_of, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from otel_cost.core.model.step import Step, Terms
     from otel_cost.core.price.plan import Band
@@ -404,6 +404,9 @@ class Items(Sequence[Item]):
     def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
     def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
         return self._all()[index]
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._all())
 
     def __len__(self) -> int:
         return len(self._all())
