@@ -33,7 +33,7 @@ from otel_cost.core.enrich.records import (
 )
 from otel_cost.core.escalation import Escalation
 from otel_cost.core.exemptions import Exemptions
-from otel_cost.core.model.attributes import text
+from otel_cost.core.model.attributes import PlainAttributes, text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, Status
