@@ -18,8 +18,8 @@ from typing import Any
 from otel_cost.asking import ask, keep, kept, memory_path, named, service_url
 from otel_cost.hook_names import DIALECTS, event_name
 
-# From here on; the interpreter has taken its share of the 300 ms before.
-LIMIT_S = 0.25
+LIMIT_MS = 300
+START_MS = 50  # the interpreter has taken its share before
 MAX_BYTES = 4 * 2**20  # the service reads no more
 MOST_BYTES = 64 * 2**20
 _END_CHARS = 32 * 1024
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     answer = "{}"
     try:
-        answer = _answer(arguments, began + LIMIT_S)
+        answer = _answer(arguments, began)
     except BaseException as error:  # noqa: BLE001  # see the first lines of this file
         _say(f"{type(error).__name__}; going on without an answer")
     try:
@@ -41,11 +41,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _answer(arguments: list[str], deadline: float) -> str:
-    dialect, url = _told(arguments)
-    if dialect not in DIALECTS:
-        _say(f"usage: otel-cost hook {{{','.join(DIALECTS)}}} [--url URL]; going on without an answer")
+def _answer(arguments: list[str], began: float) -> str:
+    try:
+        dialect, url, limit_s = _told(arguments)
+    except ValueError:
+        _say(f"usage: otel-cost hook {{{','.join(DIALECTS)}}} [--url URL] [--limit-ms N]; going on without an answer")
         return "{}"
+    deadline = began + limit_s
     body = sys.stdin.buffer.read(MOST_BYTES)
     payload: dict[str, Any] = {}
     try:
@@ -70,14 +72,18 @@ def _answer(arguments: list[str], deadline: float) -> str:
     return answer
 
 
-def _told(arguments: list[str]) -> tuple[str, str | None]:
-    """Dialect, and where the service is if the command says so and the environment does not."""
-    match arguments:
-        case [dialect]:
-            return dialect, None
-        case [dialect, "--url", url]:
-            return dialect, None if os.environ.get("OTEL_COST_API") else url
-    return "", None
+def _told(arguments: list[str]) -> tuple[str, str | None, float]:
+    """Dialect, where the service is (if the command says so and the environment does not), seconds to answer in.
+
+    Raises:
+        ValueError: these are no arguments of ours.
+    """
+    dialect, *options = arguments
+    said = dict(zip(options[::2], options[1::2], strict=True))
+    url, limit_ms = said.pop("--url", None), int(said.pop("--limit-ms", LIMIT_MS))
+    if dialect not in DIALECTS or said:
+        raise ValueError
+    return dialect, None if os.environ.get("OTEL_COST_API") else url, max(limit_ms - START_MS, 10) / 1000
 
 
 def _cut(value: Any) -> Any:  # noqa: ANN401  # whatever the payload holds

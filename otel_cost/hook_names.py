@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-DIALECTS = ("claude", "codex", "gemini", "qwen", "copilot", "opencode", "neutral")
+DIALECTS = ("claude", "codex", "gemini", "qwen", "copilot", "opencode", "cursor", "neutral")
 
 
 def event_name(dialect: str, payload: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from otel_cost.edge.harness import (
+    DEFAULT_LIMIT_MS,
     DEFAULT_URL,
     HARNESSES,
     Harness,
@@ -41,11 +42,21 @@ def install(
     live_usage: Annotated[
         bool, typer.Option("--live-usage", help="Gemini CLI: tokens at once, for some 30 ms per chunk of an answer")
     ] = False,
+    limit_ms: Annotated[
+        int, typer.Option("--limit-ms", min=50, max=60_000, help="How long the harness waits before it goes on")
+    ] = DEFAULT_LIMIT_MS,
+    by_client: Annotated[
+        bool,
+        typer.Option(
+            "--by-client",
+            help="Claude Code, Qwen Code: ask by the client, which remembers a stop while the service is down (+30 ms)",
+        ),
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Add our hooks to a harness's config; the diff is printed, the file backed up. Doing it twice changes nothing."""
     known = _harness(harness)
-    setup = replace(_setup(known, url), live_usage=live_usage)
+    setup = replace(_setup(known, url), live_usage=live_usage, limit_ms=limit_ms, by_client=by_client)
     edit = plan_install(known, setup)
     print(edit.diff(), end="")
     if not edit.changes:

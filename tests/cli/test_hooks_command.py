@@ -29,8 +29,9 @@ FILES = {
     "qwen": ".qwen/settings.json",
     "copilot": ".copilot/hooks/otel-cost.json",
     "opencode": ".config/opencode/plugin/otel-cost.js",
+    "cursor": ".cursor/hooks.json",
 }
-SHARED_FILES = ("claude", "codex", "gemini", "qwen")
+SHARED_FILES = ("claude", "codex", "gemini", "qwen", "cursor")
 URL = "http://127.0.0.1:8317"
 
 JSON_BEFORE = """\

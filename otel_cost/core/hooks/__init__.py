@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.decide import ALLOWED, Decision, Verb, carried
 from otel_cost.core.decide.shape import arguments_hash
+from otel_cost.core.hooks._payload import whole_characters
 from otel_cost.core.model.attributes import PlainAttributes
 from otel_cost.core.model.event import DEFAULT_TENANT, HookEvent
 from otel_cost.errors import DecodeError
@@ -71,6 +72,8 @@ def read_hook(dialect: str, body: bytes, received_ns: int, tenant: str = DEFAULT
     try:
         # What a command printed may be cut in the middle of a character; the rest of the payload is as good as ever.
         payload = json.loads(body.decode("utf-8-sig", "replace"))
+        if b"\\ud" in body or b"\\uD" in body:
+            payload = whole_characters(payload)
     except (ValueError, RecursionError):
         raise DecodeError("the hook payload is no JSON") from None
     if not isinstance(payload, dict):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otel_cost.core.hooks._payload import as_text, mapping, set_duration, set_people, set_traceparent, text
+from otel_cost.core.hooks._payload import (
+    as_object,
+    as_text,
+    mapping,
+    said_text,
+    set_duration,
+    set_people,
+    set_traceparent,
+    tells_failure,
+    text,
+)
 
 if TYPE_CHECKING:
     from otel_cost.core.decide import Decision
@@ -40,11 +50,13 @@ def fill_call(event: HookEvent, payload: dict[str, Any]) -> None:
 
 
 def output_text(response: Any) -> str | None:  # noqa: ANN401  # whatever the tool returned
-    """What a tool returned, as text: a shell's two streams one after the other."""
-    streams = mapping(response)
-    if "stdout" in streams or "stderr" in streams:
-        return "\n".join(stream for key in ("stdout", "stderr") if (stream := text(streams, key))) or None
-    return as_text(response)
+    """What a tool returned, as text: a shell's two streams one after the other, the texts of an MCP result."""
+    told = mapping(as_object(response))
+    if "stdout" in told or "stderr" in told:
+        return "\n".join(stream for key in ("stdout", "stderr") if (stream := text(told, key))) or None
+    if tells_failure(told) is not None and (said := said_text(told.get("content", told.get("output")))):
+        return said
+    return said_text(response)
 
 
 def envelope(event: HookEvent, verb: str, decision: Decision) -> dict[str, Any]:

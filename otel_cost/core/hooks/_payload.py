@@ -41,6 +41,16 @@ def as_text(value: Any) -> str | None:  # noqa: ANN401
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def as_object(value: Any) -> Any:  # noqa: ANN401
+    """The same, opened where an object or a list is written as JSON in a text."""
+    if isinstance(value, str) and value[:1] in {"{", "["}:
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
 def said_text(value: Any) -> str | None:  # noqa: ANN401
     """A tool's answer as the model reads it: a text, or the texts of a list of parts, else JSON."""
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
@@ -48,6 +58,15 @@ def said_text(value: Any) -> str | None:  # noqa: ANN401
         if texts:
             return "\n".join(texts)
     return as_text(value)
+
+
+def whole_characters(value: Any) -> Any:  # noqa: ANN401
+    """The same without halves of surrogate pairs, which JSON can spell and no encoding can write."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {whole_characters(key): whole_characters(one) for key, one in value.items()}
+    return [whole_characters(one) for one in value] if isinstance(value, list) else value
 
 
 def set_duration(event: HookEvent, told: Any) -> None:  # noqa: ANN401
@@ -77,6 +96,25 @@ def set_traceparent(event: HookEvent, told: Any) -> None:  # noqa: ANN401
 
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}.*")
+
+
+# --- Failures that a result tells of -------------------------------------------------------------
+
+_CODES: Final = ("exit_code", "exitCode", "exit", "returncode")
+
+
+def tells_failure(response: Any) -> bool | None:  # noqa: ANN401
+    """Does a structured result say itself that it failed: an exit code, MCP's `isError`? None: it says nothing."""
+    told = mapping(as_object(response))
+    for flag in ("isError", "is_error"):
+        if isinstance(told.get(flag), bool):
+            return bool(told[flag])
+    for holder in (told, mapping(told, "metadata")):
+        for key in _CODES:
+            code = holder.get(key)
+            if isinstance(code, int) and not isinstance(code, bool):
+                return code != 0
+    return None
 
 
 # --- Failures told only in the text of a result --------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from otel_cost.core.decide import Verb
 from otel_cost.core.hooks import NOTHING, HookDialect, register
 from otel_cost.core.hooks._claude import block, context, end, envelope, fill_common, output_text
+from otel_cost.core.hooks._payload import tells_failure
 
 if TYPE_CHECKING:
     from otel_cost.core.decide import Decision
@@ -23,7 +24,10 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     if not fill_common(event, payload):
         return False
     if event.name == "PostToolUse":
-        event.result = output_text(payload.get("tool_response"))
+        response = payload.get("tool_response")
+        event.result = output_text(response)
+        if tells_failure(response) and event.result:
+            event.failed, event.error = True, event.result
     return True
 
 

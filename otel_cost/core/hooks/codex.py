@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from otel_cost.core.decide import Verb
 from otel_cost.core.hooks import HookDialect, register
 from otel_cost.core.hooks._claude import block, context, end, envelope, fill_common, output_text
-from otel_cost.core.hooks._payload import as_text, mapping, reads_failed
+from otel_cost.core.hooks._payload import as_text, mapping, reads_failed, tells_failure
 from otel_cost.core.model.vocabulary import Basis
 from otel_cost.core.normalise._usage import Counts, settle
 
@@ -31,7 +31,8 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     if event.event == "after_tool":
         response = payload.get("tool_response")
         event.result = output_text(response)
-        if event.result and (mapping(response).get("isError") is True or reads_failed(event.result)):
+        failed = tells_failure(response)
+        if event.result and (reads_failed(event.result) if failed is None else failed):
             event.failed, event.error = True, event.result
     if event.event == "after_model":
         told = mapping(payload, "token_usage")

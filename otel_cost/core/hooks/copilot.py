@@ -8,19 +8,18 @@ the harness is known to ask leave, and denies every other. Calls bear no id;
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.decide import Verb
 from otel_cost.core.hooks import NOTHING, HookDialect, register
-from otel_cost.core.hooks._payload import as_text, mapping, set_people, set_traceparent, text
+from otel_cost.core.hooks._payload import as_object, as_text, mapping, set_people, set_traceparent, text
 
 if TYPE_CHECKING:
     from otel_cost.core.decide import Decision
     from otel_cost.core.model.event import HookEvent
 
-_EXIT: Final = re.compile(r"\s*<[^<>\n]*completed with exit code (-?\d+)>\s*$")
+_EXIT: Final = re.compile(r"\s*<[^<>\n]*\bexit code:? (-?\d+)[^<>\n]*>\s*$")
 
 
 def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
@@ -35,7 +34,7 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
         event.session, event.parent_session, event.agent_id = event.agent_id, parent, None
     event.tool = text(payload, "toolName")
     arguments = payload.get("toolArgs", payload.get("toolInput"))
-    event.arguments = as_text(_opened(arguments))
+    event.arguments = as_text(as_object(arguments))
     set_traceparent(event, payload.get("traceparent"))
     set_people(event, payload)
     if event.event == "after_tool":
@@ -47,15 +46,6 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
         if event.failed:
             event.error = event.result or text(result, "resultType")
     return True
-
-
-def _opened(arguments: Any) -> Any:  # noqa: ANN401  # an object, or one as JSON
-    if isinstance(arguments, str) and arguments.startswith("{"):
-        try:
-            return json.loads(arguments)
-        except ValueError:
-            return arguments
-    return arguments
 
 
 def answer(event: HookEvent, decision: Decision) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from otel_cost.core.decide import Verb
 from otel_cost.core.hooks import NOTHING, HookDialect, register
 from otel_cost.core.hooks._claude import block, context, end, envelope, fill_common
-from otel_cost.core.hooks._payload import framed_failure, mapping, said_text
+from otel_cost.core.hooks._payload import as_text, framed_failure, mapping, said_text, text
 
 if TYPE_CHECKING:
     from otel_cost.core.decide import Decision
@@ -26,8 +26,10 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     if event.event == "prompt" and payload.get("prompt") == "":
         event.event = "before_model"
     if event.name == "PostToolUse":
-        event.result = said_text(mapping(payload, "tool_response").get("llmContent"))
-        error = framed_failure(event.result) if event.result else None
+        response = mapping(payload, "tool_response")
+        event.result = said_text(response.get("llmContent"))
+        told = response.get("error")
+        error = text(told, "message") or as_text(told) or (framed_failure(event.result) if event.result else None)
         event.failed, event.error = error is not None, error
     elif event.error is not None:
         event.error = framed_failure(event.error) or event.error

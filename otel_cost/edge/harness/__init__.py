@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_URL: Final = "http://127.0.0.1:8317"
+DEFAULT_LIMIT_MS: Final = 300
 BACKUP: Final = ".before-otel-cost"
 _OURS: Final = re.compile(r"otel[-_]cost\S* hook (\w+)")
 
@@ -39,12 +40,20 @@ class Setup:
     path: Path
     url: str = DEFAULT_URL  # of the service's API
     command: str = "otel-cost hook"  # without the dialect
+    limit_ms: int = DEFAULT_LIMIT_MS  # after which the harness goes on without an answer
     live_usage: bool = False  # hear of tokens at once where that costs a call per chunk
+    by_client: bool = False  # never over HTTP: only our client remembers a stop while nobody answers
 
     def client(self, dialect: str) -> str:
         """The command that asks for a harness. A service at its usual place is found without being named."""
         where = "" if self.url == DEFAULT_URL else f" --url {shlex.quote(self.url)}"
-        return f"{self.command} {dialect}{where}"
+        limit = "" if self.limit_ms == DEFAULT_LIMIT_MS else f" --limit-ms {self.limit_ms}"
+        return f"{self.command} {dialect}{where}{limit}"
+
+    @property
+    def limit_s(self) -> int:
+        """For harnesses that are told whole seconds; the client itself gives up in time."""
+        return max(1, -(-self.limit_ms // 1000))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def state(
     root = parse(text).value if text.strip() else {}
     events = tuple(event for event in _events(root) if _ours(root, event, is_ours))
     notes = ("all hooks are switched off in this file",) if is_off(root) else ()
-    complete = all(_ours(root, event, is_ours) == [hook] for event, hook in hooks.items())
+    complete = all(len(_ours(root, event, is_ours)) == 1 for event in hooks)
     return State(installed=bool(events), complete=complete, events=events, notes=notes)
 
 

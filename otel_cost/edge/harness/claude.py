@@ -26,9 +26,9 @@ def _path(environ: Mapping[str, str]) -> Path:
 
 
 def _hooks(setup: Setup) -> dict[str, dict[str, Any]]:
-    asked = {"type": "http", "url": setup.url.rstrip("/") + _ROUTE, "timeout": 0.3}
-    told = {"type": "command", "command": setup.client("claude"), "timeout": 1}
-    return {**dict.fromkeys(_EVENTS, asked), "SessionStart": told, "SessionEnd": told}
+    told = {"type": "command", "command": setup.client("claude"), "timeout": setup.limit_s}
+    asked = {"type": "http", "url": setup.url.rstrip("/") + _ROUTE, "timeout": setup.limit_ms / 1000}
+    return {**dict.fromkeys(_EVENTS, told if setup.by_client else asked), "SessionStart": told, "SessionEnd": told}
 
 
 def _is_ours(hook: dict[str, Any]) -> bool:

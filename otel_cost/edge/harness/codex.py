@@ -24,7 +24,6 @@ _EVENTS: Final = ("UserPromptSubmit", "PreToolUse", "PostToolUse", "PostModelReq
 _BEGIN: Final = "# >>> otel-cost: written by `otel-cost hooks install codex` >>>"
 _END: Final = "# <<< otel-cost <<<"
 _BLOCK: Final = re.compile(rf"\n?{re.escape(_BEGIN)}\n.*?{re.escape(_END)}\n?", re.DOTALL)
-_TIMEOUT_S: Final = 1  # whole seconds are all that Codex takes; the client itself gives up sooner
 
 
 def _path(environ: Mapping[str, str]) -> Path:
@@ -52,13 +51,13 @@ def _install(text: str, setup: Setup) -> str:
             f"[[hooks.{event}.hooks]]",
             'type = "command"',
             f"command = {_quoted(command)}",
-            f"timeout = {_TIMEOUT_S}",
+            f"timeout = {setup.limit_s}",
         ]
     for event in _EVENTS:
         place = f"{setup.path.absolute()}:{_snake(event)}:{len(_groups(config, event))}:0"
         lines += [
             f"[hooks.state.{_quoted(place)}]",
-            f"trusted_hash = {_quoted(trusted_hash(_snake(event), command, _TIMEOUT_S))}",
+            f"trusted_hash = {_quoted(trusted_hash(_snake(event), command, setup.limit_s))}",
         ]
     block = "\n".join([*lines, _END]) + "\n"
     joined = f"{bare}{'' if not bare or bare.endswith(chr(10)) else chr(10)}{chr(10) if bare else ''}{block}"

@@ -21,7 +21,7 @@ def _path(environ: Mapping[str, str]) -> Path:
 
 def _install(_text: str, setup: Setup) -> str:
     # A client that fails would deny every tool here: ours never leaves with anything but 0.
-    hook = {"type": "command", "bash": setup.client("copilot"), "timeoutSec": 1}
+    hook = {"type": "command", "bash": setup.client("copilot"), "timeoutSec": setup.limit_s}
     return json.dumps({"version": 1, "hooks": {event: [hook] for event in _EVENTS}}, indent=2) + "\n"
 
 

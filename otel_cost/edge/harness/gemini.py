@@ -18,7 +18,7 @@ def _path(environ: Mapping[str, str]) -> Path:
 
 
 def _hooks(setup: Setup) -> dict[str, dict[str, Any]]:
-    hook = {"type": "command", "name": "otel-cost", "command": setup.client("gemini"), "timeout": 300}
+    hook = {"type": "command", "name": "otel-cost", "command": setup.client("gemini"), "timeout": setup.limit_ms}
     # AfterModel tells the tokens of a call at once, but is called for every chunk of the answer, one after the other.
     return dict.fromkeys((*_EVENTS, "AfterModel") if setup.live_usage else _EVENTS, hook)
 

@@ -20,7 +20,8 @@ def _path(environ: Mapping[str, str]) -> Path:
 
 
 def _install(_text: str, setup: Setup) -> str:
-    return _PLUGIN.read_text(encoding="utf-8").replace('"@URL@"', json.dumps(setup.url.rstrip("/")))
+    plugin = _PLUGIN.read_text(encoding="utf-8").replace('"@URL@"', json.dumps(setup.url.rstrip("/")))
+    return plugin.replace('"@LIMIT_MS@"', str(setup.limit_ms))
 
 
 def _uninstall(_text: str, _setup: Setup) -> str | None:

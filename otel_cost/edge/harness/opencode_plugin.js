@@ -2,7 +2,7 @@
 // delete this file to remove it. Whatever goes wrong here, the run goes on: only an answer that says so throws.
 
 const SERVICE = process.env.OTEL_COST_API || "@URL@"
-const LIMIT_MS = 300
+const LIMIT_MS = "@LIMIT_MS@"
 const LONGEST_DELAY_MS = 60_000
 
 const standing = new Map() // session -> answers that hold while nobody answers

@@ -28,8 +28,9 @@ def _path(environ: Mapping[str, str]) -> Path:
 
 
 def _hooks(setup: Setup) -> dict[str, dict[str, Any]]:
-    hook = {"type": "http", "url": setup.url.rstrip("/") + _ROUTE, "timeout": 0.3}
-    return dict.fromkeys(_EVENTS, hook)
+    asked = {"type": "http", "url": setup.url.rstrip("/") + _ROUTE, "timeout": setup.limit_ms / 1000}
+    told = {"type": "command", "command": setup.client("qwen"), "timeout": setup.limit_s}
+    return dict.fromkeys(_EVENTS, told if setup.by_client else asked)
 
 
 def _is_ours(hook: dict[str, Any]) -> bool:

@@ -56,7 +56,9 @@ class Live:
 
     def decide(self, payload: dict[str, Any]) -> tuple[HookEvent, Decision]:
         self.now += SECOND
-        event = hook_event(self.dialect, payload, self.now)
+        return self.told(hook_event(self.dialect, payload, self.now))
+
+    def told(self, event: HookEvent) -> tuple[HookEvent, Decision]:
         self.standing.observe(event)
         step = hook_step(event)
         if step is not None:

@@ -16,15 +16,16 @@ SHELLS = ("Bash", "bash", "run_shell_command", "exec_command", "shell_command", 
 
 
 class StubModel:
-    """`command` is asked for `times` times, then it says "Done."; requests without a shell tool get a short text.
+    """`command` is asked for `times` times (NUMBER in it counts), then it says "Done.".
 
-    `asked`: the model that each answered request named, side requests (titles and the like) left out.
+    Requests without a shell tool, for titles and the like, get that at once. `asked`: the
+    model that each of the others named; `seen`: their bodies.
     """
 
     def __init__(self, command: str, times: int) -> None:
         self.command, self.times = command, times
         self.asked: list[str] = []
-        self.seen: list[dict[str, Any]] = []  # bodies of those requests
+        self.seen: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         stub = self
 
@@ -81,7 +82,7 @@ class StubModel:
         call = None
         if tool is not None and number < self.times:
             name, schema = tool
-            call = (f"call_{number:04d}", name, _arguments(schema, self.command))
+            call = (f"call_{number:04d}", name, _arguments(schema, self.command.replace("NUMBER", str(number))))
         streams = body.get("stream") is True or ":streamGenerateContent" in path
         if "/messages" in path:
             return _anthropic(model, number, call, streams)

@@ -1,0 +1,180 @@
+"""Six command-line agents as they run without a person: where each finds the stub model, how a run is begun."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from needs import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CLIS = Path(os.environ.get("OTEL_COST_HARNESS_CLIS") or CACHE / "otel-cost" / "harness-clis")
+LIMIT_S = 100
+
+
+def program(name: str) -> Path:
+    """The agent's program; without it the test is skipped, or fails where `harness-clis` are required."""
+    found = CLIS / "node_modules" / ".bin" / name
+    if not found.exists():
+        missing("harness-clis", f"bash {HERE.relative_to(HERE.parents[2])}/install")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One harness. `arguments(prompt)` of a new run, `again(prompt)` of one in the same session."""
+
+    name: str
+    arguments: Callable[[str], list[str]]
+    environ: Callable[[str], dict[str, str]]  # of the model's address
+    prepare: Callable[[Path, str], None] = lambda _home, _model: None
+    again: Callable[[str], list[str]] | None = None
+
+
+@dataclass(slots=True)
+class Machine:
+    """A home folder of its own with one agent in it."""
+
+    agent: Agent
+    folder: Path
+    model: str
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def __post_init__(self) -> None:
+        for made in (self.home, self.folder / "work"):
+            made.mkdir(parents=True)
+        self.agent.prepare(self.home, self.model)
+        # Nothing of whoever runs the tests: no keys, no settings, no proxy for loopback.
+        self.environ = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "TERM": "dumb",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            **self.agent.environ(self.model),
+            **self.environ,
+        }
+
+    def hooks(self, *arguments: str) -> str:
+        """`otel-cost hooks …` in this home; what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "otel_cost", "hooks", *arguments],
+            env=self.environ, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def run(self, prompt: str, *, again: bool = False) -> subprocess.CompletedProcess[str]:
+        arguments = self.agent.again if again else self.agent.arguments
+        assert arguments is not None
+        return subprocess.run(
+            [str(program(self.agent.name)), *arguments(prompt)],
+            cwd=self.folder / "work", env=self.environ, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=LIMIT_S, check=False,
+        )  # fmt: skip
+
+
+def _written(home: Path, place: str, text: str) -> None:
+    (home / place).parent.mkdir(parents=True, exist_ok=True)
+    (home / place).write_text(text)
+
+
+CLAUDE = Agent(
+    "claude",
+    lambda prompt: [
+        "-p", prompt, "--dangerously-skip-permissions", "--model", "claude-sonnet-4-5", "--output-format", "json",
+    ],
+    lambda model: {
+        "ANTHROPIC_BASE_URL": model,
+        "ANTHROPIC_API_KEY": "stub",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "IS_SANDBOX": "1",
+    },
+)  # fmt: skip
+
+_CODEX = ["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+CODEX = Agent(
+    "codex",
+    lambda prompt: [*_CODEX, prompt],
+    lambda _model: {"STUB_KEY": "stub"},
+    lambda home, model: _written(
+        home,
+        ".codex/config.toml",
+        'model = "gpt-5.2-codex"\nmodel_provider = "stub"\n[model_providers.stub]\nname = "stub"\n'
+        f'base_url = "{model}/v1"\nwire_api = "responses"\nenv_key = "STUB_KEY"\n',
+    ),
+    again=lambda prompt: [*_CODEX, "resume", "--last", prompt],
+)
+
+GEMINI = Agent(
+    "gemini",
+    lambda prompt: ["-y", "-m", "gemini-2.5-pro", "-p", prompt],
+    lambda model: {
+        "GEMINI_API_KEY": "stub",
+        "GOOGLE_GEMINI_BASE_URL": model,
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+    },
+    lambda home, _model: _written(
+        home,
+        ".gemini/settings.json",
+        json.dumps({"security": {"auth": {"selectedType": "gemini-api-key"}}, "general": {"disableAutoUpdate": True}}),
+    ),
+)
+
+QWEN = Agent(
+    "qwen",
+    lambda prompt: ["-y", "--auth-type", "openai", "-p", prompt],
+    lambda model: {"OPENAI_API_KEY": "stub", "OPENAI_BASE_URL": f"{model}/v1", "OPENAI_MODEL": "qwen3-coder-plus"},
+)
+
+OPENCODE = Agent(
+    "opencode",
+    lambda prompt: ["run", prompt],
+    lambda _model: {"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1"},
+    lambda home, model: _written(
+        home,
+        ".config/opencode/opencode.json",
+        json.dumps(
+            {
+                "model": "openai/gpt-5.2",
+                "small_model": "openai/gpt-5.2",
+                "autoupdate": False,
+                "share": "disabled",
+                "provider": {
+                    "openai": {
+                        "options": {"baseURL": f"{model}/v1", "apiKey": "stub"},
+                        "models": {name: {"name": name} for name in ("gpt-5.2", "gpt-5.2-mini")},
+                    }
+                },
+            }
+        ),
+    ),
+)
+
+COPILOT = Agent(
+    "copilot",
+    lambda prompt: ["-p", prompt, "--allow-all-tools"],
+    lambda model: {
+        "COPILOT_OFFLINE": "true",
+        "COPILOT_AUTO_UPDATE": "false",
+        "COPILOT_PROVIDER_BASE_URL": f"{model}/v1",
+        "COPILOT_PROVIDER_API_KEY": "stub",
+        "COPILOT_MODEL": "gpt-5.4",
+    },
+)
+
+AGENTS = {agent.name: agent for agent in (CLAUDE, CODEX, GEMINI, QWEN, OPENCODE, COPILOT)}
