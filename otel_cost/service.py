@@ -40,9 +40,9 @@ from otel_cost.edge.kept_hooks import Place, hook_record, in_order
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes
-from otel_cost.edge.notify import build_sink
+from otel_cost.edge.notify import build_sink, build_telling
 from otel_cost.edge.notify._notifier import Notifier
-from otel_cost.edge.notify._outbox import Message, Outbox
+from otel_cost.edge.notify._outbox import Outbox
 from otel_cost.edge.receive.grpc import GrpcReceiver
 from otel_cost.edge.receive.http import HttpReceiver
 from otel_cost.edge.receive.intake import Intake
@@ -115,7 +115,12 @@ class Service:
             names = () if pipeline is None else pipeline.exporters
             self._routes[signal] = [self.destinations[name] for name in names]
         self._outbox = Outbox(data / "outbox.sqlite")
-        self._notifier = Notifier(self._outbox, {name: build_sink(name, None) for name in sinks})
+        self._notifier = Notifier(
+            self._outbox,
+            {name: build_sink(name, None) for name in sinks},
+            build_telling(self.engine.rules),
+            external_url=config.api.external_url or "",
+        )
         self.registry.register(self._notifier)
         self._said = self.ledger.sent_alerts()
         self._books = EngineBooks(
@@ -532,24 +537,17 @@ class Service:
         if not news:
             return
         self._said.update((alert.tenant, alert.id) for alert in news)
-        said_ns = now_ns()
-        self._put_out(
-            [
-                Message(f"{alert.tenant}/{alert.id}", channel, alert_json(alert), said_ns)
-                for alert in news
-                for channel in self._notifier.channels
-            ]
-        )
+        self._put_out([alert_json(alert) for alert in news])
         for alert in news:
             _log.warning(
                 "alert", rule=alert.rule, kind=alert.kind, state=alert.state, run=alert.run_id, summary=alert.summary
             )
 
-    def _put_out(self, messages: list[Message]) -> None:
+    def _put_out(self, alerts: list[dict[str, object]]) -> None:
         """Into the outbox; while its disk is full the engine waits, and with it the senders."""
         while True:
             try:
-                self._outbox.put(messages)
+                self._notifier.offer(alerts)
             except sqlite3.Error as error:
                 if self._outbox_problem is None:
                     _log.error("the outbox cannot be written", problem=str(error))

@@ -158,6 +158,7 @@ class Api(_Part):
 
     endpoint: Endpoint = "127.0.0.1:8317"
     tls: ServerTls | None = None
+    external_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None  # how people reach it, for links
 
 
 class Journal(_Part):

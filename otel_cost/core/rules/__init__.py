@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from pydantic import create_model
 
 from otel_cost.core.rules.kind import KINDS, Mode, RuleKind, Site, Strict, actions_of
-from otel_cost.core.rules.kinds import budgets, contacts, defaults, escalation, exceptions, identity, loops, outcomes
+from otel_cost.core.rules.kinds import (
+    budgets,
+    contacts,
+    defaults,
+    escalation,
+    exceptions,
+    identity,
+    inhibit_rules,
+    loops,
+    outcomes,
+)
 from otel_cost.core.rules.lint import Placed, lint
 from otel_cost.core.rules.match import attribute_of
 from otel_cost.core.rules.template import placeholders
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from otel_cost.core.outcomes import OutcomeRule
+    from otel_cost.core.rules.alerting import Inhibition
     from otel_cost.document import Document, Path, Place
     from otel_cost.errors import Problem
 
@@ -63,6 +74,7 @@ class RuleSet:
     rules: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     hash: str = ""  # of everything that was read
     notes: tuple[Problem, ...] = ()  # what may not be meant
+    told: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # rule → contacts that hear of its alerts
 
     def of(self, kind: RuleKind[R]) -> tuple[R, ...]:
         """The rules of one kind: `rules.of(loops.KIND)`."""
@@ -108,6 +120,14 @@ class RuleSet:
     @property
     def outcomes(self) -> tuple[OutcomeRule, ...]:
         return self.of(outcomes.KIND)
+
+    @property
+    def contacts(self) -> tuple[contacts.Contact, ...]:
+        return self.of(contacts.KIND)
+
+    @property
+    def inhibitions(self) -> tuple[Inhibition, ...]:
+        return self.of(inhibit_rules.KIND)
 
     @property
     def attributes(self) -> frozenset[str]:
@@ -169,7 +189,7 @@ def load_rules(documents: Iterable[Document], now_ns: int | None = None, read: R
         raise DocumentError(in_file_order(problems))
     hashed = _hash(documents, looked_up)
     told = tuple(in_file_order(notes if now_ns is not None else [*notes, *mistakes]))
-    return RuleSet({name: tuple(found) for name, found in rules.items()}, hashed, told)
+    return RuleSet({name: tuple(found) for name, found in rules.items()}, hashed, told, _told(placed, names))
 
 
 def rules_schema() -> dict[str, Any]:
@@ -285,6 +305,29 @@ def _unknown_contacts(placed: Iterable[Placed], names: _Names) -> Iterator[Probl
                 if name not in known:
                     hint = nearest(name, known) if known else "no `contacts` are given; a plain `alert:` tells all"
                     yield one.site.problem(f"unknown contact `{name}`", hint, *path)
+
+
+def _told(placed: Iterable[Placed], names: _Names) -> dict[str, tuple[str, ...]]:
+    """Which contacts hear of a rule: those its actions name, all of them where one names none.
+
+    Of an exception's use hears who hears of the rules it applies to.
+    """
+    all_of_them = names(contacts.KIND.name)
+    found: dict[str, dict[str, None]] = {}
+    reliefs: list[Any] = []
+    for one in placed:
+        if one.kind == exceptions.KIND.name:
+            reliefs.append(one.model)
+            continue
+        for action, _ in actions_of(one.model):
+            asked = action.alert or action.issue
+            if asked is not None:
+                to = (asked.to,) if isinstance(asked.to, str) else asked.to or all_of_them
+                found.setdefault(one.model.name, {}).update(dict.fromkeys(to))
+    for relief in reliefs:
+        hear = {name: None for rule in relief.applies_to for name in found.get(rule, ())}
+        found.setdefault(relief.name, {}).update(hear)
+    return {rule: tuple(hear) for rule, hear in found.items()}
 
 
 def _unknown_words(placed: Iterable[Placed]) -> Iterator[Problem]:

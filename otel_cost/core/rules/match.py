@@ -163,6 +163,27 @@ def compile_condition(written: object) -> Condition:
     return _Compiler().condition(written, ())
 
 
+def compile_labels(written: object, check_name: Callable[[str], str]) -> tuple[tuple[str, Condition], ...]:
+    """Conditions on names that `check_name` knows; all of them must hold.
+
+    Raises:
+        Mistakes: every wrong name, operator or value, at its place.
+    """
+    compiler = _Compiler()
+    found: list[tuple[str, Condition]] = []
+    if not isinstance(written, dict) or not written:
+        raise Mistakes([Mistake((), "what is matched is a mapping", "for example `{severity: critical}`")])
+    for name, asked in written.items():
+        try:
+            found.append((check_name(name), compiler.condition(asked, (name,))))
+        except ValueError as error:
+            message, _, hint = str(error).partition("\n")
+            compiler.mistakes.append(Mistake((name,), message, hint, True))
+    if compiler.mistakes:
+        raise Mistakes(compiler.mistakes)
+    return tuple(found)
+
+
 class _Compiler:
     def __init__(self) -> None:
         self.mistakes: list[Mistake] = []

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from otel_cost.edge.notify._notifier import Telling
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from otel_cost.core.rules import RuleSet
     from otel_cost.edge.notify._contract import Sink, SinkKind
 
 SINKS: dict[str, SinkKind] = {}
@@ -40,6 +42,15 @@ def build_sink(name: str, given: BaseModel | Mapping[str, Any] | None) -> Sink:
     if kind is None:
         raise UsageError(f"contacts: {name!r} is no known sink; known are {', '.join(sorted(SINKS))}")
     return kind.build(given if isinstance(given, BaseModel) else kind.settings.model_validate(given or {}))
+
+
+def build_telling(rules: RuleSet) -> Telling:
+    """What the rules say of people, with a sink for each contact."""
+    contacts = {
+        contact.name: (contact, build_sink(contact.way, contact.settings), SINKS[contact.way].takes_groups)
+        for contact in rules.contacts
+    }
+    return Telling(contacts, rules.told, rules.inhibitions)
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -20,7 +20,10 @@ class Sink(Protocol):
     """One way to tell somebody."""
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Deliver one message, as `alert_json` and `correction_json` make it; sent again it must do no harm.
+        """Deliver one message: an alert (`alert_json`, perhaps with `links`), or a group of them where it takes groups.
+
+        A group is `{"type": "alerts", "id", "contact", "group": {…}, "status": "firing" | "resolved", "alerts": […]}`;
+        its `id` is the same whenever it is sent again. Sent again it must do as little harm as the other side allows.
 
         Raises:
             Unavailable: try again later.
@@ -33,8 +36,12 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkKind:
-    """A type of sink, as the key of a contact (`contacts: [{name: ops, file: {path: alerts.jsonl}}]`)."""
+    """A type of sink, as the key of a contact (`contacts: [{name: ops, file: {path: alerts.jsonl}}]`).
+
+    `takes_groups`: people read it, so that alerts of one group are better told together.
+    """
 
     name: str
     settings: type[BaseModel]
     build: Callable[[Any], Sink]
+    takes_groups: bool = False

@@ -6,19 +6,12 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
+from otel_cost.core.rules.kinds.contacts import Console as Settings
 from otel_cost.edge.notify import register
 from otel_cost.edge.notify._contract import SinkKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class Settings(BaseModel):
-    """Nothing to set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Console:

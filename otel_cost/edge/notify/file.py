@@ -7,8 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
+from otel_cost.core.rules.kinds.contacts import File as Settings
 from otel_cost.edge.notify import register
 from otel_cost.edge.notify._contract import SinkKind, Unavailable
 
@@ -16,18 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Settings(BaseModel):
-    """Where to append; folders are made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    path: Path
-
-
 class FileSink:
     """Append one line per message; opened each time, so that log rotation needs no signal."""
 
     def __init__(self, settings: Settings) -> None:
-        self._path = settings.path
+        self._path = Path(settings.path)
         self._lock = threading.Lock()
 
     def send(self, message: Mapping[str, object]) -> None:

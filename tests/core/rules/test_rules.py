@@ -136,7 +136,7 @@ def test_a_kind_without_an_engine_is_refused_not_ignored() -> None:
         ("regressions: [{name: r, per: [workflow], baseline: {last: 14d}, fire: {ratio: 1.5, for: 6 of last 5}}]",
          "`6 of last 5` is not understood"),
         ("routes: [{to: [x], keep: all, sample: 0.1}]", "either `keep: all` or `sample: SHARE`"),
-        ("contacts: [{name: c}]", "exactly one of `slack`, `webhook`, `github`"),
+        ("contacts: [{name: c}]", "exactly one of `slack`, `webhook`, `pagerduty`"),
     ],
 )  # fmt: skip
 def test_refused(text: str, said: str) -> None:

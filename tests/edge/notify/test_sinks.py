@@ -46,7 +46,7 @@ def test_console_sink_keeps_control_characters_from_the_terminal(capsys: pytest.
 
 
 def test_unknown_sink_and_unknown_key_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="console, file"):
+    with pytest.raises(UsageError, match="console, email, file"):
         build_sink("pigeon", {})
     with pytest.raises(ValidationError, match="pth"):
         build_sink("file", {"path": str(tmp_path), "pth": 1})

@@ -1,0 +1,59 @@
+"""One HTTP POST to wherever an alert goes, and what its answer means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from otel_cost.edge.export._answers import MAX_ANSWER_BYTES, retry_after
+from otel_cost.edge.notify._contract import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TIMEOUT: Final = urllib3.Timeout(connect=5.0, total=15.0)
+_TRY_LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+USER_AGENT: Final = "otel-cost"
+
+
+class Poster:
+    """Posts to one URL. The URL may be a secret, so it stays out of every message."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._pool = urllib3.PoolManager(num_pools=2, maxsize=1)
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> bytes:
+        """The beginning of the answer. Redirects are not followed: what is posted may hold a key.
+
+        Raises:
+            Unavailable: no answer, too many, or the other side is not well.
+            Refused: any other answer than 2xx.
+        """
+        try:
+            answer = self._pool.urlopen(
+                "POST",
+                self._url,
+                body=body,
+                headers={"content-type": "application/json", "user-agent": USER_AGENT, **headers},
+                redirect=False,
+                retries=False,
+                timeout=_TIMEOUT,
+                preload_content=False,
+            )
+            told = answer.read(MAX_ANSWER_BYTES, decode_content=True)
+            answer.release_conn()
+        except (HTTPError, OSError) as error:
+            raise Unavailable(f"no answer: {type(error).__name__}", "connection") from None
+        if 200 <= answer.status < 300:
+            return told
+        reason = f"http_{answer.status}"
+        if answer.status in _TRY_LATER:
+            wait_s = retry_after(answer.headers.get("retry-after"))
+            raise Unavailable(f"HTTP {answer.status}", reason, retry_after_s=wait_s)
+        raise Refused(f"HTTP {answer.status}", reason)
+
+    def close(self) -> None:
+        self._pool.clear()
