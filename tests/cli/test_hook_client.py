@@ -72,7 +72,8 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         if url is not None:
             environ["OTEL_COST_API"] = url
         return subprocess.run(
-            [sys.executable, "-m", "otel_cost", "hook", dialect, *arguments],
+            # The machine may have other things to do than to answer within 300 ms.
+            [sys.executable, "-m", "otel_cost", "hook", dialect, *(arguments or ("--limit-ms", "10000"))],
             input=json.dumps(payload) if raw is None else raw,
             env=environ, capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
@@ -135,7 +136,8 @@ def test_without_an_answer_the_agent_goes_on_and_it_is_said(run: Any, service: S
     service.status, service.answer = (500 if how == "500" else 200), (b"<html>" if how == "no JSON" else b"{}")
     service.wait_s = 5.0 if how == "silence" else 0.0
     began = time.monotonic()
-    done = run("codex", CALL, dead_url() if how == "refused" else service.url)
+    limit = ("--limit-ms", "300") if how == "silence" else ()
+    done = run("codex", CALL, dead_url() if how == "refused" else service.url, *limit)
     took = time.monotonic() - began
     assert (done.returncode, done.stdout) == (0, "{}\n")
     assert done.stderr.startswith("otel-cost: no answer from http://127.0.0.1:")
@@ -207,7 +209,7 @@ def test_a_call_takes_less_than_80_ms_of_processor_time(service: Service) -> Non
     times = []
     for _ in range(8):
         client = subprocess.Popen(
-            [sys.executable, "-m", "otel_cost", "hook", "codex"],
+            [sys.executable, "-m", "otel_cost", "hook", "codex", "--limit-ms", "10000"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ | {"OTEL_COST_API": service.url},
         )  # fmt: skip
         assert client.stdin is not None
@@ -223,8 +225,8 @@ def test_a_call_takes_less_than_80_ms_of_processor_time(service: Service) -> Non
 def test_the_command_may_say_where_the_service_is_and_the_environment_has_the_last_word(
     run: Any, service: Service
 ) -> None:
-    run("codex", CALL, None, "--url", service.url)
-    run("codex", CALL, service.url, "--url", dead_url())
+    run("codex", CALL, None, "--url", service.url, "--limit-ms", "10000")
+    run("codex", CALL, service.url, "--limit-ms", "10000", "--url", dead_url())
     assert len(service.asked) == 2
     done = run("codex", CALL, None, "--where", service.url)
     assert (done.returncode, done.stdout) == (0, "{}\n")
@@ -233,7 +235,7 @@ def test_the_command_may_say_where_the_service_is_and_the_environment_has_the_la
 def test_bytes_that_are_no_text_are_asked_about_all_the_same(service: Service, tmp_path: Path) -> None:
     payload = json.dumps({**CALL, "tool_response": "caf@"}).encode().replace(b"@", b"\xe9\xff")
     done = subprocess.run(
-        [sys.executable, "-m", "otel_cost", "hook", "codex"],
+        [sys.executable, "-m", "otel_cost", "hook", "codex", "--limit-ms", "10000"],
         input=payload, capture_output=True, timeout=20, check=False,
         env={"HOME": str(tmp_path), "OTEL_COST_API": service.url},
     )  # fmt: skip
