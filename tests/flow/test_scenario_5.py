@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "core" / "hooks")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core" / "hooks"))
 
 from policy_helper import MINUTE, T0, Stage
 from test_golden import payload
@@ -30,7 +30,7 @@ budgets:
     warn: [{at: 80%}]
     at_limit: {do: [{stop: {text: "The hour's money is spent: report what is done."}}]}
 """
-GOLDEN = HERE / "scenario_5"
+GOLDEN = Path(__file__).with_name("scenario_5")
 SESSION_KEYS = ("session_id", "sessionId", "conversation_id")
 
 
