@@ -114,9 +114,9 @@ class Service:
             pipeline = config.pipeline(signal)
             names = () if pipeline is None else pipeline.exporters
             self._routes[signal] = [self.destinations[name] for name in names]
-        self._outbox = Outbox(data / "outbox.sqlite")
+        self.outbox = Outbox(data / "outbox.sqlite")
         self._notifier = Notifier(
-            self._outbox,
+            self.outbox,
             {name: build_sink(name, None) for name in sinks},
             build_telling(self.engine.rules),
             external_url=config.api.external_url or "",
@@ -237,7 +237,7 @@ class Service:
             receiver.stop()
         self._notifier.drain(max(0.5, min(5.0, deadline - time.monotonic())))
         self._notifier.close()
-        self._outbox.close()
+        self.outbox.close()
         self.journal.close()
         self.ledger.close()
         gc.unfreeze()

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import urllib3
 from pydantic import ValidationError
 
+from otel_cost.cli._service import ask_service, data_folder
 from otel_cost.core.model.event import DEFAULT_TENANT
-from otel_cost.edge.config import load_config
 from otel_cost.edge.ledger import FILE, Batch
 from otel_cost.edge.serve import discovery
 from otel_cost.edge.serve.outcomes import first_mistake, read_told
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from otel_cost.core.model.outcome import Outcome
 
 app = typer.Typer(no_args_is_help=True, help="What became of the work of runs: told by hand or by a script.")
@@ -75,27 +72,15 @@ def add(
         (outcome,) = read_told(told, DEFAULT_TENANT, time.time_ns())
     except ValidationError as error:
         raise UsageError(first_mistake(error)) from error
-    folder = data_dir.expanduser().absolute() if data_dir is not None else load_config(config or []).data_dir
-    service = discovery.find(folder)
-    if service is not None:
-        _post(service, told)
+    folder = data_folder(config, data_dir)
+    if discovery.find(folder) is not None:
+        ask_service(folder, "POST", "/v1/outcomes", told)
     else:
         _write(folder, outcome)
     if as_json:
         print(json.dumps({"id": outcome.id, "name": outcome.name, "value": outcome.value, "keys": list(outcome.keys)}))
     else:
         print(f"{outcome.name}: {outcome.value}, joined by {', '.join(outcome.keys)}")
-
-
-def _post(service: str, told: Mapping[str, object]) -> None:
-    http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2.0, read=30.0))
-    try:
-        answer = http.request("POST", f"{service}/v1/outcomes", json=told)
-        body = answer.json()
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        raise UsageError(f"the service at {service} does not answer: {error}") from error
-    if answer.status != 200:
-        raise UsageError(str(body.get("error", f"{service}: HTTP {answer.status}")))
 
 
 def _write(folder: Path, outcome: Outcome) -> None:

@@ -28,6 +28,7 @@ from otel_cost.edge.serve.hooks import hook_routes
 from otel_cost.edge.serve.openapi import document
 from otel_cost.edge.serve.outcomes import outcome_routes
 from otel_cost.edge.serve.pages import HERE, Pages
+from otel_cost.edge.serve.people import people_routes, with_people
 from otel_cost.edge.serve.views import Views
 from otel_cost.edge.serve.when import instant_ns
 from otel_cost.edge.telemetry import HookMetrics
@@ -105,7 +106,7 @@ def make_app(
     def alerts(request: Request) -> Response:
         since_ns, _ = _times(request)
         found = views.ledger.alerts(_count(request, "limit", 100) or 100, since_ns, request.query_params.get("tenant"))
-        return JSONResponse({"alerts": found})
+        return JSONResponse({"alerts": with_people(host, found)})
 
     def openapi(_: Request) -> Response:
         return JSONResponse(document())
@@ -136,6 +137,7 @@ def make_app(
             Route("/v1/alerts", alerts),
             Route("/openapi.json", openapi),
             Route("/-/reload", reloaded, methods=["POST"]),
+            *people_routes(host),
             *outcome_routes(host),
             *hook_routes(
                 lambda event: host.decide(event),  # noqa: PLW0108  # the host may not be complete yet

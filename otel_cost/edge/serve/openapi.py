@@ -84,6 +84,52 @@ def document() -> dict[str, Any]:
                 answer=_object(alerts={"type": "array", "items": {"type": "object"}}),
                 refused=True,
             ),
+            "/v1/alerts/{id}/ack": {
+                "post": {
+                    "summary": "Somebody has a firing alert in hand: it is not told again",
+                    "parameters": [{"name": "id", "in": "path", "required": True, "schema": _TEXT}],
+                    "requestBody": {"content": {"application/json": {"schema": _object(who=_TEXT)}}},
+                    "responses": {
+                        "200": _answer(_object(id=_TEXT, acknowledged_by=_TEXT)),
+                        "404": _answer({"$ref": "#/components/schemas/Error"}),
+                    },
+                }
+            },
+            "/v1/silences": {
+                "get": _get(
+                    "Silences that hold", answer=_object(silences={"type": "array", "items": {"type": "object"}})
+                )["get"],
+                "post": {
+                    "summary": "Tell nobody of alerts that match, until a time",
+                    "requestBody": {
+                        "content": {
+                            "application/json": {
+                                "schema": _object(matchers={"type": "object"}, who=_TEXT, reason=_TEXT),
+                                "example": {
+                                    "matchers": {"rule": "same-error-3x", "team": "payments"},
+                                    "for": "2h",
+                                    "who": "ann@example.com",
+                                    "reason": "known, fix is on its way",
+                                },
+                            }
+                        }
+                    },
+                    "responses": {
+                        "201": _answer(_object(id=_TEXT, ends_at=_TEXT)),
+                        "400": _answer({"$ref": "#/components/schemas/Error"}),
+                    },
+                },
+            },
+            "/v1/silences/{id}": {
+                "delete": {
+                    "summary": "End a silence",
+                    "parameters": [{"name": "id", "in": "path", "required": True, "schema": _TEXT}],
+                    "responses": {
+                        "200": _answer(_object(id=_TEXT, status=_TEXT)),
+                        "404": _answer({"$ref": "#/components/schemas/Error"}),
+                    },
+                }
+            },
             "/v1/outcomes": {
                 "post": {
                     "summary": "What became of some work, also as GitHub's webhooks; on disk when it answers",

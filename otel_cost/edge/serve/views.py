@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.outcomes import OutcomeRule
     from otel_cost.edge.ledger import Ledger
+    from otel_cost.edge.notify._outbox import Outbox
 
 
 class Host(Protocol):
@@ -31,6 +32,10 @@ class Host(Protocol):
 
     @property
     def registry(self) -> CollectorRegistry: ...
+
+    @property
+    def outbox(self) -> Outbox:
+        """What is told to people, and what they have said."""
 
     def problems(self) -> list[str]:
         """Why the service is not ready; empty: it is."""

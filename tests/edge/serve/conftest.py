@@ -16,6 +16,7 @@ from otel_cost.core.model.effects import Effects
 from otel_cost.core.model.vocabulary import Kind
 from otel_cost.edge.ledger import Batch
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.notify._outbox import Outbox
 
 EVIL = "<script>alert('x')</script>"
 
@@ -26,6 +27,7 @@ class FakeHost:
     def __init__(self, ledger: DuckDbLedger) -> None:
         self.ledger = ledger
         self.registry = CollectorRegistry()
+        self.outbox = Outbox(Path(":memory:"))
         self.said: list[str] = []
         self.live: list = []
         self.busy = False
