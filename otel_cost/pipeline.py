@@ -18,6 +18,7 @@ from otel_cost.core.assemble.runs import Caps, Runs
 from otel_cost.core.assemble.snapshot import thaw
 from otel_cost.core.decide.closed import closed_by
 from otel_cost.core.decide.standing import WHO_AT_HOOKS, Standing
+from otel_cost.core.drift import Drift, ran_of
 from otel_cost.core.enrich.attributes import (
     call_attributes,
     run_attributes,
@@ -47,12 +48,13 @@ from otel_cost.core.rules.match import lookup
 from otel_cost.core.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from typing import Protocol
 
     from otel_cost.core.assemble.run import Change, Run
     from otel_cost.core.budget import Spend
     from otel_cost.core.decide import Decision
+    from otel_cost.core.drift import Ran
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, Resource, Scope, SpanEvent
     from otel_cost.core.model.finding import Alert
@@ -114,6 +116,7 @@ class Engine:
         self._watch = Watch(rules.loops, self._exemptions)
         self._escalation = Escalation(rules.escalation, self._exemptions)
         self.policy = Policy(rules)
+        self.drift = Drift(rules.regressions)
         self._reader = Reader(rules.outcomes)
         self._places = Places()
         self._tells = bool(self._identity.sources or rules.attributes)
@@ -269,6 +272,10 @@ class Engine:
     def keep_standing(self) -> bytes:
         """What rules about loops have decided and still stands; budgets are counted again at a start."""
         return self._standing.keep(self._deciding)
+
+    def restore_drift(self, runs: Iterable[Ran], told: Collection[tuple[str, str]], now_ns: int) -> None:
+        """After a restart: finished runs of before, by end. `told`: (tenant, id) of alerts that were written down."""
+        self._alerts(alert for alert in self.drift.restore(runs, now_ns) if (alert.tenant, alert.id) not in told)
 
     def restore_standing(self, kept: bytes, until_ns: int) -> None:
         """After a restart: let it stand again. The runs it came from are closed, so nothing but time ends it."""
@@ -615,7 +622,12 @@ class Engine:
         self.policy.forget(run)
         self._alerts(self._escalation.forget(run, now_ns))
         if run.calls or run.steps or run.told or run.meter is None:  # else only metrics that others told as well
-            self._effects.closed.append(summary.close(run))
+            closed = summary.close(run)
+            self._effects.closed.append(closed)
+            if self.drift and (ran := ran_of(run, closed.summary)) is not None:
+                said = self.drift.observe(ran, now_ns)
+                self._alerts(said.alerts)
+                self._effects.again += said.again
 
 
 def _call_of(run: Run, step: Step) -> Call | None:

@@ -118,7 +118,7 @@ class Service:
         self._notifier = Notifier(
             self.outbox,
             {name: build_sink(name, None) for name in sinks},
-            build_telling(self.engine.rules),
+            build_telling(self.engine.rules, data / "sinks"),
             external_url=config.api.external_url or "",
         )
         self.registry.register(self._notifier)
@@ -325,6 +325,9 @@ class Service:
             # Keyed by call, so that what the journal tells again counts once.
             self.engine.restore(self.ledger.spends(since_ns), (), begun_ns)
         self._restore_standing(begun_ns)
+        if self.engine.drift:
+            runs = self.ledger.finished(begun_ns - self.engine.drift.last_ns)
+            self.engine.restore_drift(runs, self._said, begun_ns)
         count = 0
         start = self.ledger.cursor()
         # A hook call is written down after the telemetry in the middle of which it was taken in.
@@ -492,6 +495,7 @@ class Service:
         held, cursor = self.engine.held_position(), self.engine.position()
         # Into the outbox before the ledger's cursor can pass what they were made of: no crash loses or doubles one.
         self._notify(effects)
+        self._keep_count(effects)
         self._writer.add(effects, self._next_position if cursor is None else cursor)
         self._count(effects)
         self._export(effects)
@@ -532,22 +536,29 @@ class Service:
                 _log.debug("offered", exporter=name, records=len(taken))
                 destination.offer(taken)
 
+    def _keep_count(self, effects: Effects) -> None:
+        """Further breaches of what has been told go to those contacts only that keep an issue about it."""
+        for alert in effects.again:
+            contacts = [action.issue.to for action in self.engine.drift.actions(alert.rule) if action.issue is not None]
+            if contacts:
+                self._put_out(partial(self._notifier.offer_again, alert_json(alert), contacts))
+
     def _notify(self, effects: Effects) -> None:
         news = [alert for alert in effects.alerts if (alert.tenant, alert.id) not in self._said]
         if not news:
             return
         self._said.update((alert.tenant, alert.id) for alert in news)
-        self._put_out([alert_json(alert) for alert in news])
+        self._put_out(partial(self._notifier.offer, [alert_json(alert) for alert in news]))
         for alert in news:
             _log.warning(
                 "alert", rule=alert.rule, kind=alert.kind, state=alert.state, run=alert.run_id, summary=alert.summary
             )
 
-    def _put_out(self, alerts: list[dict[str, object]]) -> None:
+    def _put_out(self, offer: Callable[[], None]) -> None:
         """Into the outbox; while its disk is full the engine waits, and with it the senders."""
         while True:
             try:
-                self._notifier.offer(alerts)
+                offer()
             except sqlite3.Error as error:
                 if self._outbox_problem is None:
                     _log.error("the outbox cannot be written", problem=str(error))

@@ -211,6 +211,7 @@ class Watch:
                     continue
             episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
             run.wasted[episode] = finding.wasted_nano
+            run.shapes[episode] = _shape(rule, finding)
             alert = self._alert(run, watched, rule, finding, call, at_ns)
             exception = self._exemptions.covers(rule.name, lookup(facts(run, call)), call.step.start_ns)
             if exception is not None:
@@ -256,7 +257,7 @@ class Watch:
             action=rule.action if rule.mode is Mode.ENFORCE else "",
             summary=finding.summary,
             fingerprint=fingerprint,
-            evidence=evidence(run, call) | finding.evidence | {"mode": rule.mode.value},
+            evidence=evidence(run, call) | finding.evidence | {"loop": _shape(rule, finding), "mode": rule.mode.value},
         )
 
 
@@ -346,6 +347,11 @@ def _forget(watched: Watched, agent: Agent) -> None:
     gone = {id(observed) for observed in agent.history[: _HISTORY // 4]}
     del agent.history[: _HISTORY // 4]
     watched.fed = {call_id: observed for call_id, observed in watched.fed.items() if id(observed) not in gone}
+
+
+def _shape(rule: Loop, finding: Finding) -> str:
+    """What makes two episodes the same again, in whatever run; its words stay inside."""
+    return hashlib.blake2b(f"{rule.name}\0{finding.detector}\0{finding.shape}".encode(), digest_size=8).hexdigest()
 
 
 def _evals(run: Run) -> dict[str, object]:

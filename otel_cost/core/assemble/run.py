@@ -61,6 +61,7 @@ class Run:
     carrier: dict[str, bytes] = field(default_factory=dict)  # call id → the span that carries its cost downstream
     wasted: dict[str, int | None] = field(default_factory=dict)  # episode → nano
     meter: Meter | None = None  # what metrics tell of it: counted only where nothing else tells of its model calls
+    shapes: dict[str, str] = field(default_factory=dict)  # episode → what shape of loop it is, the same in every run
     joins: set[str] = field(default_factory=set)  # where its work ends up: `branch:…`, `commit:…`, `ticket:…`
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # what became of it, as far as told while it is open
     sender: str = ""  # names a run that is known by nothing but who sent its metrics
@@ -644,6 +645,7 @@ class Run:
         self.told |= other.told
         self.carrier |= other.carrier
         self.wasted |= other.wasted
+        self.shapes |= other.shapes
         self.joins |= other.joins
         self.outcomes |= other.outcomes
         if other.meter is not None:

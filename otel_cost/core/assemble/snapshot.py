@@ -49,6 +49,7 @@ def freeze(run: Run) -> bytes:
         "meter": None if run.meter is None else run.meter.state(),
         "sender": run.sender,
         "joins": sorted(run.joins),
+        "shapes": run.shapes,
         "traces": {
             trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes()
             for trace in run.traces.values()
@@ -83,6 +84,7 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
     run.sessions.update(state["sessions"])
     run.sender = state.get("sender", "")
     run.joins.update(state.get("joins", ()))
+    run.shapes.update(state.get("shapes", {}))
     if (meter := state.get("meter")) is not None:
         run.meter = Meter.of_state(meter)
     for trace_id, packed in state["traces"].items():

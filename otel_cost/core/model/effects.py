@@ -70,6 +70,7 @@ class Effects:
         default_factory=list
     )  # (tenant, call id): was written, turned out to be another's
     alerts: list[Alert] = field(default_factory=list)
+    again: list[Alert] = field(default_factory=list)  # what is already told happened once more: for whoever keeps count
     corrections: list[Correction] = field(default_factory=list)
     closed: list[ClosedRun] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from pydantic import create_model
 
+from otel_cost.core.drift import LOOP
 from otel_cost.core.rules.kind import KINDS, Mode, RuleKind, Site, Strict, actions_of
 from otel_cost.core.rules.kinds import (
     budgets,
@@ -26,6 +27,7 @@ from otel_cost.core.rules.kinds import (
     inhibit_rules,
     loops,
     outcomes,
+    regressions,
 )
 from otel_cost.core.rules.lint import Placed, lint
 from otel_cost.core.rules.match import attribute_of
@@ -36,6 +38,7 @@ from otel_cost.errors import DocumentError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from otel_cost.core.drift import DriftRule
     from otel_cost.core.outcomes import OutcomeRule
     from otel_cost.core.rules.alerting import Inhibition
     from otel_cost.document import Document, Path, Place
@@ -130,12 +133,17 @@ class RuleSet:
         return self.of(inhibit_rules.KIND)
 
     @property
+    def regressions(self) -> tuple[DriftRule, ...]:
+        return self.of(regressions.KIND)
+
+    @property
     def attributes(self) -> frozenset[str]:
         """Attributes of records that rules ask for, as rules name them; they are kept with each step."""
         asked = {name for loop in self.loops for name in loop.match.names}
         asked |= {name for rule in self.budgets for name in (*rule.budget.per, *rule.budget.match.names)}
         asked |= {name for rule in self.escalation for name in rule.match.names}
         asked |= {name for one in self.exceptions for name in one.relief.match.names}
+        asked |= {name for drift in self.regressions for name in (*drift.per, *drift.match.names) if name != LOOP}
         return frozenset(name for name in asked if attribute_of(name) is not None)
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from otel_cost.core.budget import Spend
+    from otel_cost.core.drift import Ran
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.effects import Correction, Effects
     from otel_cost.core.model.finding import Alert
@@ -180,6 +181,9 @@ class Ledger(Protocol):
 
     def outcomes_by_keys(self, tenant: str, keys: Sequence[str], start_ns: int) -> list[Outcome]:
         """What became of a run that is known by these keys and began at `start_ns`."""
+
+    def finished(self, since_ns: int) -> Iterator[Ran]:
+        """Closed runs that ended at `since_ns` or later and whose cost has no holes, as drift compares them, by end."""
 
     def per_outcome(
         self,

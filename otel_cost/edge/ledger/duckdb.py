@@ -18,6 +18,7 @@ import duckdb
 from arro3.core import Array, DataType, Table
 
 from otel_cost.core.budget import Spend
+from otel_cost.core.drift import Ran, facts_of_line
 from otel_cost.core.enrich.lines import rfc3339, trace_line, usd
 from otel_cost.core.enrich.records import alert_json, correction_json
 from otel_cost.core.model.money import Rate, exact_text, usd_to_nano
@@ -654,6 +655,65 @@ class DuckDbLedger:
             [tenant, list(keys)],
         )
         return reaching([(key, outcome_of(json.loads(line))) for key, line in rows], start_ns)
+
+    def finished(self, since_ns: int) -> Iterator[Ran]:
+        since = [_from(since_ns)]
+        of_runs = (
+            "FROM call_rows c JOIN facets f ON f.id = c.facet"
+            " JOIN runs r ON r.tenant = f.tenant AND r.run_id = c.run_id WHERE r.end_ns >= ?"
+        )
+        figures = {
+            (owner, run_id): rest
+            for owner, run_id, *rest in self._rows(
+                f"SELECT f.tenant, c.run_id, median(c.input) FILTER (f.kind IN {_MODEL_KINDS}),"  # our own words
+                f" count(*) FILTER (c.failed AND f.kind IN {_MODEL_KINDS}) + sum(c.attempts - 1),"
+                f" list(DISTINCT f.attrs) FILTER (f.attrs IS NOT NULL) {of_runs} GROUP BY ALL",
+                since,
+            )
+        }
+        tools: dict[tuple[str, str], dict[str, int]] = {}
+        for owner, run_id, tool, count in self._rows(
+            f"SELECT f.tenant, c.run_id, coalesce(f.tool, 'unknown'), count(*) {of_runs}"
+            " AND f.kind = 'tool' GROUP BY ALL",
+            since,
+        ):
+            tools.setdefault((owner, run_id), {})[tool] = count
+        loops: dict[tuple[str, str], dict[str, int]] = {}
+        for owner, run_id, shape, nano in self._rows(
+            "SELECT a.tenant, a.run_id, json_extract_string(a.line, '$.evidence.loop') AS shape, a.wasted_nano"
+            " FROM alerts a JOIN runs r USING (tenant, run_id)"
+            " WHERE r.end_ns >= ? AND a.wasted_nano > 0 AND shape IS NOT NULL"
+            " QUALIFY row_number() OVER (PARTITION BY a.tenant, a.episode ORDER BY a.resolved DESC) = 1",
+            since,
+        ):
+            mine = loops.setdefault((owner, run_id), {})
+            mine[shape] = mine.get(shape, 0) + nano
+        who = ", ".join(f'"{name}"' for name in _WHO)
+        for owner, run_id, start_ns, end_ns, nano, text, *said in self._rows(
+            f"SELECT tenant, run_id, start_ns, end_ns, nano, line, {who} FROM runs"  # noqa: S608
+            " WHERE end_ns >= ? AND nano IS NOT NULL ORDER BY end_ns, run_id",
+            since,
+        ):
+            line = json.loads(text)
+            if line["complete"]:
+                context, retries, attrs = figures.get((owner, run_id), (None, 0, None))
+                of_whom = {name: value for name, value in zip(_WHO, said, strict=True) if value is not None}
+                more = {key: value for one in attrs or () for key, value in json.loads(one).items()}
+                yield Ran(
+                    tenant=owner,
+                    run_id=run_id,
+                    trace_id=bytes.fromhex(min(line["trace_ids"], default="")),
+                    start_ns=start_ns,
+                    end_ns=end_ns,
+                    nano=nano,
+                    facts=facts_of_line(line) | more | of_whom,
+                    route=tuple(leg["model"] for leg in line["model_route"]),
+                    context=round(context or 0),
+                    llm_calls=line["llm_calls"],
+                    retries=int(retries or 0),
+                    tools=tools.get((owner, run_id), {}),
+                    loops=loops.get((owner, run_id), {}),
+                )
 
     def per_outcome(
         self,

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from otel_cost.edge.notify._contract import Remembering
 from otel_cost.edge.notify._notifier import Telling
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from otel_cost.core.rules import RuleSet
     from otel_cost.edge.notify._contract import Sink, SinkKind
@@ -44,12 +46,15 @@ def build_sink(name: str, given: BaseModel | Mapping[str, Any] | None) -> Sink:
     return kind.build(given if isinstance(given, BaseModel) else kind.settings.model_validate(given or {}))
 
 
-def build_telling(rules: RuleSet) -> Telling:
-    """What the rules say of people, with a sink for each contact."""
+def build_telling(rules: RuleSet, folder: Path | None = None) -> Telling:
+    """What the rules say of people, with a sink for each contact. `folder`: where sinks that keep notes keep them."""
     contacts = {
         contact.name: (contact, build_sink(contact.way, contact.settings), SINKS[contact.way].takes_groups)
         for contact in rules.contacts
     }
+    for name, (_, sink, _) in contacts.items():
+        if folder is not None and isinstance(sink, Remembering):
+            sink.remember_in(folder / f"{name}.json")
     return Telling(contacts, rules.told, rules.inhibitions)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from pydantic import BaseModel
 
@@ -32,6 +33,14 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Free what is held."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A sink that keeps notes of what it told; without a file it must find out from the other side."""
+
+    def remember_in(self, file: Path) -> None:
+        """Read the notes and keep them there from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

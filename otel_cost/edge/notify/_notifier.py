@@ -111,6 +111,19 @@ class Notifier(Collector):
         self._outbox.note([dict(alert) for alert in alerts if is_lasting(alert)], at_ns)
         self._outbox.put([message for alert in alerts for message in self._messages(alert, at_ns)])
 
+    def offer_again(self, alert: AlertJson, contacts: Iterable[str]) -> None:
+        """Take over that what was told has happened once more, for contacts that keep count of it.
+
+        Raises:
+            sqlite3.OperationalError: the outbox cannot be written; nothing was taken.
+        """
+        at_ns = self._clock_ns()
+        key, group = f"{alert['tenant']}/{alert['id']}", f"{alert['tenant']}/{alert['fingerprint']}"
+        body = {**alert, "again": True}
+        self._outbox.put(
+            [Message(key, name, body, at_ns, at_ns, group=group) for name in contacts if name in self._people]
+        )
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until nothing is due any more; False when time is up."""
         deadline = time.monotonic() + timeout_s
@@ -239,7 +252,7 @@ class Notifier(Collector):
             elif alert["state"] != "firing" and not was_told and alert["fingerprint"] not in began:
                 dropped.append(message)  # of its beginning nobody was told
                 quiet.append(_spoken(channel, message.group, alert, 0))
-            elif alert["state"] == "firing" and was_told and is_lasting(alert):
+            elif alert["state"] == "firing" and was_told and is_lasting(alert) and not alert.get("again"):
                 dropped.append(message)  # it goes on: `repeat` says when that is told again
             else:
                 kept.append(message)

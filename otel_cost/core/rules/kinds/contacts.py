@@ -67,7 +67,10 @@ class GitHub(Strict):
     """Issues in one repository."""
 
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-    token: SecretStr
+    token: SecretStr  # may write issues
+    url: Annotated[str, Field(pattern=r"^https?://")] = "https://api.github.com"
+    label: Text = "otel-cost"
+    assignees: tuple[Text, ...] = ()  # who owns them
 
 
 class Email(Strict):

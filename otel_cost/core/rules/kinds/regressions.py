@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from otel_cost.core.rules.kind import Actions, Dimension, Mode, Name, RuleKind, Strict, register
+from otel_cost.core.drift import LOOP, DriftRule
+from otel_cost.core.model.vocabulary import Severity
+from otel_cost.core.rules.kind import Actions, Mode, Name, RuleKind, Site, Strict, register
 from otel_cost.core.rules.match import Match, Matcher
+from otel_cost.document import nearest
 from otel_cost.quantities import Duration
 
 
@@ -18,6 +22,28 @@ def _check_of_last(written: str) -> str:
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError(f"`{written[:40]}` is not understood\nfor example `3 of last 5`")
     return written
+
+
+# What is known of a whole run. The rest differs from call to call.
+_OF_RUN = (
+    "tenant",
+    "org",
+    "workspace",
+    "team",
+    "user",
+    "api_key",
+    "project",
+    "workflow",
+    "agent",
+    "model",
+    "environment",
+)
+
+
+def _check_of_run(name: str) -> str:
+    if name in _OF_RUN or name == LOOP or name.startswith("attr:") or "." in name:
+        return name
+    raise ValueError(f"runs are not compared per `{name}`\n{nearest(name, (*_OF_RUN, LOOP, 'attr:KEY'))}")
 
 
 class Baseline(Strict):
@@ -39,12 +65,31 @@ class RegressionModel(Strict):
     """One comparison with the past."""
 
     name: Name
-    per: Annotated[tuple[Dimension, ...], Field(min_length=1)]
+    per: Annotated[tuple[Annotated[str, AfterValidator(_check_of_run)], ...], Field(min_length=1)]
     match: Match = Field(default_factory=Matcher)
     baseline: Baseline
     fire: Fire
+    severity: Severity = Severity.WARNING
     mode: Mode | None = None
     do: Actions = ()
 
 
-KIND: RuleKind[None] = register(RuleKind(name="regressions", model=RegressionModel))
+def _build(model: RegressionModel, site: Site) -> DriftRule:
+    need, _, of = model.fire.for_.partition(" of last ")
+    return DriftRule(
+        name=model.name,
+        per=model.per,
+        match=model.match,
+        last_ns=model.baseline.last,
+        min_runs=model.baseline.min_runs,
+        stat=model.baseline.stat,
+        ratio=Fraction(model.fire.ratio),
+        need=int(need),
+        of=int(of),
+        severity=model.severity,
+        mode=model.mode or site.defaults.mode,
+        actions=model.do,
+    )
+
+
+KIND: RuleKind[DriftRule] = register(RuleKind(name="regressions", model=RegressionModel, build=_build))
