@@ -34,6 +34,7 @@ from otel_cost.edge.config import split_endpoint
 from otel_cost.edge.engine import build_engine
 from otel_cost.edge.export import build_exporters
 from otel_cost.edge.export._metrics import DestinationMetrics
+from otel_cost.edge.export._watch import DestinationWatch
 from otel_cost.edge.journal import Fsync, Journal, Record, keep_aside
 from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
 from otel_cost.edge.kept_hooks import Place, hook_record, in_order
@@ -138,6 +139,7 @@ class Service:
             }
         )
         self._senders = KeptSenders(config.senders.silent_after, data / "senders.json")
+        self._watch = DestinationWatch()
         self._look_at = 0.0
         self._was_ready = True
         self._intake = Intake(
@@ -449,6 +451,7 @@ class Service:
         if missed:
             self.engine.tell(missed)
             self._senders.keep()
+        self.engine.tell(self._watch.advance(self.destinations.values(), now_ns()))
         tight = self._memory.level is not Level.FREE
         for destination in self.destinations.values():
             destination.memory_is_tight = tight

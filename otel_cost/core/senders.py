@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.core.model.finding import Alert
-from otel_cost.core.model.vocabulary import Category, Severity
+from otel_cost.core.own_alerts import own_alert
 from otel_cost.quantities import duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from otel_cost.core.model.finding import Alert
 
 _MINUTE_NS: Final = 60 * 10**9
 _MINUTES: Final = 5
 _OVER_NS: Final = 10 * _MINUTE_NS
 _PAUSES: Final = 4
 _MOST: Final = 10_000  # senders that are kept in mind; names beyond them are not watched
-RULE: Final = "sender-silent"
 
 
 @dataclass(slots=True)
@@ -61,7 +60,7 @@ class Senders:
             sender.last_ns = max(sender.last_ns, now_ns)
             if sender.silent:
                 sender.silent = False
-                yield _alert(tenant, service, sender, now_ns, "resolved")
+                yield _alert(tenant, service, sender, now_ns, firing=False)
 
     def advance(self, now_ns: int) -> Iterator[Alert]:
         """Time has passed; whoever is missed now."""
@@ -72,7 +71,7 @@ class Senders:
             if sender.minutes >= _MINUTES and sender.last_ns - sender.first_ns >= _OVER_NS:
                 sender.silent = True
                 sender.silences += 1
-                yield _alert(tenant, service, sender, now_ns, "firing")
+                yield _alert(tenant, service, sender, now_ns, firing=True)
 
     def frozen(self) -> bytes:
         """What a restart needs to go on from here."""
@@ -92,30 +91,15 @@ class Senders:
             self._known = {}
 
 
-def _alert(tenant: str, service: str, sender: _Sender, now_ns: int, state: str) -> Alert:
-    fingerprint = blake2b(f"{tenant}\0{RULE}\0{service}".encode(), digest_size=8).hexdigest()
+def _alert(tenant: str, service: str, sender: _Sender, now_ns: int, *, firing: bool) -> Alert:
     waited = duration_text((now_ns - sender.last_ns) // _MINUTE_NS * _MINUTE_NS)
-    suffix = "" if state == "firing" else f"-{state}"
-    return Alert(
-        id=f"{fingerprint}-{sender.silences}{suffix}",
+    return own_alert(
+        "sender_silent",
         tenant=tenant,
-        run_id="",
-        trace_id=b"",
-        rule=RULE,
-        category=Category.POLICY,
-        kind="sender_silent",
-        state=state,
+        subject=service,
         seq=sender.silences,
-        severity=Severity.WARNING,
-        span_ids=(),
-        onset_span_id=b"",
-        at_span_id=b"",
+        firing=firing,
         at_ns=now_ns,
-        wasted_nano=None,
-        action="",
-        summary=(
-            f"{service} used to report and has not for {waited}" if state == "firing" else f"{service} reports again"
-        ),
-        fingerprint=fingerprint,
+        summary=f"{service} used to report and has not for {waited}" if firing else f"{service} reports again",
         evidence={"service": service, "last_unix_nano": str(sender.last_ns)},
     )

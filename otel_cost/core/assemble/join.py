@@ -92,7 +92,7 @@ def may_be_one(a: Step, b: Step) -> bool:
 
 def join(steps: Iterable[Step], over: Mapping[Step, Step]) -> list[Group]:
     """Group the steps of one connected component. `over`: nearest enclosing step of the same sort."""
-    joiner = _Joiner(sorted(steps, key=canonical), over)
+    joiner = _Joiner(sorted(steps, key=canonical), _upwards(over))
     joiner.by_id()
     joiner.by_structure()
     joiner.by_hint()
@@ -356,6 +356,23 @@ def _bare(model: str) -> str:
 
 def _inside(inner: Step, outer: Step, slack_ns: int) -> bool:
     return outer.start_ns - slack_ns <= inner.start_ns and inner.end_ns <= outer.end_ns + slack_ns
+
+
+def _upwards(over: Mapping[Step, Step]) -> Mapping[Step, Step]:
+    """Without what goes in a circle: there nobody is above anybody, and each is a call of its own."""
+    circular: set[Step] = set()
+    safe: set[Step] = set()
+    for start in over:
+        path: dict[Step, None] = {}
+        step: Step | None = start
+        while step is not None and step not in safe and step not in path:
+            path[step] = None
+            step = over.get(step)
+        if step is not None and step in path:
+            walked = list(path)
+            circular.update(walked[walked.index(step) :])
+        safe.update(path)
+    return {step: above for step, above in over.items() if step not in circular} if circular else over
 
 
 def _depth(step: Step, over: Mapping[Step, Step]) -> int:

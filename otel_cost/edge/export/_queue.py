@@ -183,6 +183,8 @@ class Destination:
         self._spill_problem: str | None = None
         self._spill_waits = threading.Condition(self._lock)
         self._probing = False
+        self._refusal: str | None = None  # since the last success everything was refused for good, and why
+        self._failing = ""  # why the last try was to no avail
         self.memory_is_tight = False  # set by the driver: what waits goes to disk
         if spill is not None and spill.is_dir():
             self._open_spill(spill)
@@ -292,6 +294,11 @@ class Destination:
     def is_broken(self) -> bool:
         """The backend is away; one request at a time asks for it."""
         return self._failures >= BREAK_AFTER
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing gets through at present; None: it does, or there is nothing to send."""
+        return self._refusal or (self._failing if self.is_broken else None)
 
     @property
     def pending(self) -> int:
@@ -508,6 +515,7 @@ class Destination:
                 self._max_bytes = min(self._max_bytes, max(len(load.payload) // 2, 1))
                 return _Fate.SPLIT
             except Refused as error:
+                self._refusal = error.reason
                 self._drop(load, error.reason, str(error))
                 return _Fate.DONE
             except Unavailable as error:
@@ -641,6 +649,7 @@ class Destination:
         retry = self._retry
         with self._lock:
             self._retries += 1
+            self._failing = error.reason
             self._books[load.signal].resent += load.items
             if sent_at >= self._failed_at:  # else one of several that were under way when the first one failed
                 self._failures += 1
@@ -660,7 +669,7 @@ class Destination:
     def _settle(self, load: _Load, rejected: int) -> None:
         rejected = min(max(rejected, 0), load.items)
         with self._lock:
-            recovered, self._failures = self._failures > 0, 0
+            recovered, self._failures, self._refusal = self._failures > 0, 0, None
             books = self._books[load.signal]
             books.pending -= load.items
             books.sent += load.items - rejected

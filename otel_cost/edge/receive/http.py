@@ -10,6 +10,7 @@ import asyncio
 import gzip
 import json
 import math
+import resource
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,7 @@ THREADS: Final = 32  # most of them wait for the disk
 HEADER_S: Final = 10.0
 BODY_S: Final = 60.0
 IDLE_S: Final = 60
+MAX_CONNECTIONS: Final = 4096
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _DISCARD_S: Final = 2.0  # a client that still sends would not see our answer, so we listen a little longer
 _COMPRESS_ABOVE: Final = 512  # bytes of an answer; most are empty
@@ -175,8 +177,10 @@ class HttpReceiver:
 
 
 def patient(header_timeout_s: float) -> type[HttpToolsProtocol]:
-    """Uvicorn's protocol with an end to waiting for headers."""
-    return type("Protocol", (_PatientProtocol,), {"header_timeout_s": header_timeout_s})
+    """Uvicorn's protocol with an end to waiting for headers, and to the number of connections."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(MAX_CONNECTIONS, descriptors // 4)
+    return type("Protocol", (_PatientProtocol,), {"header_timeout_s": header_timeout_s, "most": most})
 
 
 def listen(host: str, port: int, *, key: str) -> socket.socket:
@@ -359,12 +363,17 @@ class _PatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol with what it lacks: an end to waiting for headers, and to their size."""
 
     header_timeout_s: float
+    most: int  # connections at a time
     _peer = ""
     _deadline: asyncio.TimerHandle | None = None
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            # Below the limit of descriptors, so that the journal can still open its files.
+            transport.close()
+            return
         certificate = transport.get_extra_info("peercert")
         if certificate:
             self._peer = peer_names(*names_in(certificate))

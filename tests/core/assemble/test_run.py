@@ -182,6 +182,12 @@ def test_cycle_of_parents_ends() -> None:
     assert len(run.calls) == 2
 
 
+def test_calls_in_a_circle_are_calls_all_the_same() -> None:
+    """Nobody is the wrapper of anybody there."""
+    run = run_of(*(model(n, parent=n % 3 + 1, tokens=(100 * n, 10)) for n in range(1, 4)))
+    assert len(run.calls) == 3
+
+
 def test_traces_of_a_run_add_up_to_it() -> None:
     run = run_of(model(1), model(2, trace_id=bytes(15) + b"\x02", tokens=(5, 5)))
     assert summarise(run).nano == sum(line.nano or 0 for line in trace_summaries(run)) == 120
