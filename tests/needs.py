@@ -24,4 +24,4 @@ def missing(component: str, install: str) -> NoReturn:
     said = f"{component} is missing; install: {install}"
     if component in required or "all" in required:
         pytest.fail(said)
-    pytest.skip(said)
+    pytest.skip(said, allow_module_level=True)

@@ -38,6 +38,7 @@ __all__ = ["Answer", "Guard", "Run", "Stopped", "current_run", "run"]
 LIMIT_S: Final = 0.3
 _MOST_CHARS: Final = 16_000  # of one result or error
 _MOST_ARGUMENTS: Final = 256_000
+_MOST_RUNS: Final = 10_000
 _QUIET_S: Final = 30.0  # between two log lines about the same outage
 
 _log = logging.getLogger("otel_cost.guard")
@@ -72,8 +73,9 @@ class Guard:
         self._url, self._timeout_s, self.on_ask = url, timeout_s, on_ask
         self._shapes = _shapes() if content == "hash" else None
         self._memory = Memory()
-        self._silent_since = 0.0
-        self._said = 0.0
+        self._lock = threading.Lock()
+        self._known: dict[str, Run] = {}
+        self._silent_since = self._said = 0.0
 
     def run(
         self,
@@ -91,6 +93,15 @@ class Guard:
         """
         who = {"user": user, "team": team, "workflow": workflow, "parent_session_id": parent_session_id}
         return Run(self, session_id, {key: value for key, value in who.items() if value is not None})
+
+    def resume(self, session_id: str, **who: str | None) -> Run:
+        """The run of a session as it was left, for integrations that are handed one step at a time."""
+        with self._lock:
+            known = self._known.pop(session_id, None) or self.run(session_id, **who)
+            self._known[session_id] = known
+            while len(self._known) > _MOST_RUNS:
+                del self._known[next(iter(self._known))]
+        return known
 
     def put(self, payload: Payload) -> Answer:
         """Ask and wait."""
@@ -162,7 +173,6 @@ class Run:
     def __init__(self, guard: Guard, session_id: str | None, who: dict[str, str]) -> None:
         self.guard, self.who = guard, who
         self.session_id = session_id or uuid.uuid4().hex
-        self.named = session_id is not None  # telemetry may know it by this name
         self._lock = threading.Lock()
         self._notes: list[str] = []
         self._noted: set[tuple[str | None, str]] = set()
@@ -303,11 +313,12 @@ class Run:
     @contextmanager
     def inside(self, tool: str, call_id: str) -> Iterator[None]:
         """Around a tool: whoever asks in there is a sub-agent that this call started."""
-        token = _inside.set((tool, call_id))
+        mine, within = _runs.set(self), _inside.set((tool, call_id))
         try:
             yield
         finally:
-            _inside.reset(token)
+            _inside.reset(within)
+            _runs.reset(mine)
 
     # ---- inside --------------------------------------------------------------
 
@@ -355,7 +366,7 @@ class Run:
 
 def run(session_id: str | None = None, **who: str | None) -> Run:
     """A run on the service of this machine: `with guard.run(session_id=…, user=…, workflow=…) as run:`."""
-    return _default().run(session_id, **who)
+    return default_guard().run(session_id, **who)
 
 
 def current_run() -> Run | None:
@@ -364,7 +375,8 @@ def current_run() -> Run | None:
 
 
 @functools.cache
-def _default() -> Guard:
+def default_guard() -> Guard:
+    """The one that integrations use where they are given none."""
     return Guard()
 
 

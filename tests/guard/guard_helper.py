@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+from needs import missing
+
 DENY_TEXT = "Same error three times. Change approach or report."
 
 
@@ -35,3 +39,9 @@ class FailingTests:
     def __call__(self, target: str = "t") -> str:
         self.ran += 1
         raise RuntimeError(f"3 tests failed in 0.{self.ran}s at /tmp/run-{self.ran}/{target}.py line {self.ran}")
+
+
+def framework(module: str) -> None:
+    """Skip a whole file where a framework is missing."""
+    if find_spec(module) is None:
+        missing(module, "make integrations")
