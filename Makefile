@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format bench install clean
+.PHONY: demo integrations test lint format bench install clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -16,6 +16,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt --editable . --group dev
 	@touch $@
+
+# What the tests of otel_cost.guard meet; LiteLLM needs an older OpenAI client than the others and lives by itself.
+integrations: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group integrations
+	test -x .venv-litellm/bin/litellm || { $(PYTHON) -m venv .venv-litellm && .venv-litellm/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/guard/litellm-constraints.txt 'litellm[proxy]'; }
 
 demo: $(STAMP)
 	$(BIN)/otel-cost demo $(if $(ONCE),--once)

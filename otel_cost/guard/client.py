@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from otel_cost.asking import ANSWER_BYTES, ask, complete, named, parsed, question, service_url
 from otel_cost.guard.answer import Answer, Stopped, decoded, read_answer
 from otel_cost.guard.memory import Memory
-from otel_cost.guard.trace import traceparent
+from otel_cost.guard.trace import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -327,7 +327,7 @@ class Run:
         nested = _inside.get()
         if nested is not None:
             payload["agent"], payload["agent_id"] = nested
-        payload["traceparent"] = told.pop("traceparent", None) or traceparent()
+        payload["trace_id"] = told.pop("trace_id", None) or current_trace()
         return payload | told
 
     def _spent(

@@ -22,7 +22,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from otel_cost.guard.client import Guard, Run, current_run, default_guard
-from otel_cost.guard.trace import traceparent, written
+from otel_cost.guard.trace import current_trace, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -73,8 +73,8 @@ class CostMiddleware(AgentMiddleware):
 
     def wrap_model_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:  # noqa: ANN401
         """Ask, call, tell."""
-        run, at = self._run(request.state), _traceparent()
-        answer = run.settle(run.before_model(_model_name(request.model), traceparent=at))
+        run, at = self._run(request.state), _trace()
+        answer = run.settle(run.before_model(_model_name(request.model), trace_id=at))
         if answer.refused:
             return _ending(answer)
         request = self._changed(request, run, answer)
@@ -83,15 +83,15 @@ class CostMiddleware(AgentMiddleware):
         except GraphBubbleUp:
             raise
         except Exception as error:
-            run.after_model(_model_name(request.model), error=error, traceparent=at)
+            run.after_model(_model_name(request.model), error=error, trace_id=at)
             raise
-        run.after_model(**_spent(request, response), traceparent=at)
+        run.after_model(**_spent(request, response), trace_id=at)
         return response
 
     async def awrap_model_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:  # noqa: ANN401
         """Ask, call, tell."""
-        run, at = self._run(request.state), _traceparent()
-        answer = await run.asettle(await run.abefore_model(_model_name(request.model), traceparent=at))
+        run, at = self._run(request.state), _trace()
+        answer = await run.asettle(await run.abefore_model(_model_name(request.model), trace_id=at))
         if answer.refused:
             return _ending(answer)
         request = self._changed(request, run, answer)
@@ -100,17 +100,17 @@ class CostMiddleware(AgentMiddleware):
         except GraphBubbleUp:
             raise
         except Exception as error:
-            await run.aafter_model(_model_name(request.model), error=error, traceparent=at)
+            await run.aafter_model(_model_name(request.model), error=error, trace_id=at)
             raise
-        await run.aafter_model(**_spent(request, response), traceparent=at)
+        await run.aafter_model(**_spent(request, response), trace_id=at)
         return response
 
     # ---- tools ---------------------------------------------------------------
 
     def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:  # noqa: ANN401
         """Ask, run, tell."""
-        run, call, at = self._run(request.state), _call(request), _traceparent()
-        answer = run.settle(run.before_tool(**call, traceparent=at))
+        run, call, at = self._run(request.state), _call(request), _trace()
+        answer = run.settle(run.before_tool(**call, trace_id=at))
         if answer.refused:
             return _refusal(request, answer)
         try:
@@ -119,15 +119,15 @@ class CostMiddleware(AgentMiddleware):
         except GraphBubbleUp:
             raise
         except Exception as error:
-            run.after_tool(**call, error=error, traceparent=at)
+            run.after_tool(**call, error=error, trace_id=at)
             raise
-        run.after_tool(**call, **_came_to(request, result), traceparent=at)
+        run.after_tool(**call, **_came_to(request, result), trace_id=at)
         return _with_notes(request, result, run)
 
     async def awrap_tool_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:  # noqa: ANN401
         """Ask, run, tell."""
-        run, call, at = self._run(request.state), _call(request), _traceparent()
-        answer = await run.asettle(await run.abefore_tool(**call, traceparent=at))
+        run, call, at = self._run(request.state), _call(request), _trace()
+        answer = await run.asettle(await run.abefore_tool(**call, trace_id=at))
         if answer.refused:
             return _refusal(request, answer)
         try:
@@ -136,9 +136,9 @@ class CostMiddleware(AgentMiddleware):
         except GraphBubbleUp:
             raise
         except Exception as error:
-            await run.aafter_tool(**call, error=error, traceparent=at)
+            await run.aafter_tool(**call, error=error, trace_id=at)
             raise
-        await run.aafter_tool(**call, **_came_to(request, result), traceparent=at)
+        await run.aafter_tool(**call, **_came_to(request, result), trace_id=at)
         return _with_notes(request, result, run)
 
     # ---- inside --------------------------------------------------------------
@@ -177,13 +177,13 @@ class CostMiddleware(AgentMiddleware):
 # --- What LangChain's objects say --------------------------------------------------------------------------
 
 
-def _traceparent() -> str | None:
-    """The current span; OpenInference keeps it by LangChain's run id and makes none current."""
-    at = traceparent()
+def _trace() -> str | None:
+    """The current trace; OpenInference keeps its span by LangChain's run id and makes none current."""
+    at = current_trace()
     if at is None and "openinference.instrumentation.langchain" in sys.modules:
         from openinference.instrumentation.langchain import get_current_span  # noqa: PLC0415  # no dependency
 
-        at = written(get_current_span())
+        at = trace_of(get_current_span())
     return at
 
 

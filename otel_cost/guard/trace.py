@@ -1,4 +1,8 @@
-"""Trace: which span a step belongs to, where the program has OpenTelemetry; joins what is told here to its spans."""
+"""Trace: which trace a step belongs to, where the program has OpenTelemetry; joins what is told here to its spans.
+
+Only the trace is told, not the span: each step would hang on another one that the
+service does not know yet, and its streak would be lost until it does.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,16 @@ import sys
 from typing import Any
 
 
-def traceparent() -> str | None:
-    """The current span as W3C Trace Context; None without OpenTelemetry or outside a span."""
+def current_trace() -> str | None:
+    """The id of the current trace; None without OpenTelemetry or outside a span."""
     if "opentelemetry.trace" not in sys.modules:
         return None  # nobody can have started a span
     from opentelemetry import trace  # noqa: PLC0415  # no dependency
 
-    return written(trace.get_current_span())
+    return trace_of(trace.get_current_span())
 
 
-def written(span: Any) -> str | None:  # noqa: ANN401  # opentelemetry.trace.Span, which may be absent
-    """A span as W3C Trace Context; None for none."""
+def trace_of(span: Any) -> str | None:  # noqa: ANN401  # opentelemetry.trace.Span, which may be absent
+    """The id of a span's trace in hex; None for none."""
     context = span.get_span_context() if span is not None else None
-    if context is None or not context.is_valid:
-        return None
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+    return f"{context.trace_id:032x}" if context is not None and context.is_valid else None

@@ -171,7 +171,7 @@ class _Joiner:
         for step in self.steps:
             for hint in (*step.hints, *(key for key in step.ids if key.startswith(REPEATABLE))):
                 by_hint.setdefault(hint, []).append(step)
-        for hint in sorted(by_hint):
+        for hint in sorted(by_hint, key=lambda hint: (not hint.startswith(REPEATABLE), hint)):
             self._pair(by_hint[hint], guess=False)
 
     def by_guess(self) -> None:

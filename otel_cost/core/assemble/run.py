@@ -17,7 +17,7 @@ from otel_cost.core.assemble.join import Group, Voice, canonical, guess_key, joi
 from otel_cost.core.assemble.meter import Meter
 from otel_cost.core.assemble.trace import Place, Trace
 from otel_cost.core.model.call import Call
-from otel_cost.core.model.step import Step
+from otel_cost.core.model.step import NEAR, Step, near_hints
 from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Flag, Kind, Source
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Run:
     _moved: set[str] = field(default_factory=set)  # calls that `_below` does not hold as they are now
     _metered: dict[str, Step] = field(default_factory=dict)  # calls that only metrics tell of
     _by_tool: bool = False  # a hook told of a tool call without naming it
+    _near: bool = False  # a hook told of a tool call by an id that others may not know
     _closing: bool = False
     _named: tuple[str, set[str]] = ("", set())  # id and keys by which outcomes find it, as told
 
@@ -333,7 +334,18 @@ class Run:
         return found
 
     def _hint_by_tool(self, step: Step) -> None:
-        """Where a hook names its tool calls by their tool only, that is what pairs them with spans and records."""
+        """Where a hook names its tool calls by their tool only, that is what pairs them with spans and records.
+
+        Where it has an id that others may lack, those are paired by tool and time.
+        """
+        if not self._near and step.source is Source.HOOK and step.hints and step.hints[0].startswith(NEAR):
+            self._near = True
+            for known in self.steps:
+                if known.kind is Kind.TOOL and not known.ids and known in self._component:
+                    for near in near_hints(known.tool, known.end_ns):
+                        self._add_hint(known, near)
+        elif self._near and not step.ids:
+            step.hints += tuple(near for near in near_hints(step.tool, step.end_ns) if near not in step.hints)
         hint = f"tool:{step.tool}"
         if not self._by_tool and step.source is Source.HOOK and hint in step.hints:
             self._by_tool = True

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from otel_cost.core.model.usage import Usage
 
 
+NEAR = "near:"
+_MINUTE_NS = 60_000_000_000
+_BORDER_NS = 5_000_000_000
+
+
+def near_hints(tool: str | None, end_ns: int) -> tuple[str, ...]:
+    """What two records of one tool call share where only one of them has its id: the tool and the minute.
+
+    Close to the end of a minute it is both minutes: clocks differ, and records are written one after the other.
+    """
+    minutes = {(end_ns + shift) // _MINUTE_NS for shift in (-_BORDER_NS, 0, _BORDER_NS)}
+    return tuple(f"{NEAR}{tool}:{minute}" for minute in sorted(minutes))
+
+
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Terms:
     """On which terms a model call was served: what changes its price besides model and tokens."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_cost.core.model.step import Step
+from otel_cost.core.model.step import Step, near_hints
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind, Source
 from otel_cost.core.normalise._gemini import failure_hint, tool_hints, usage_hint
 
@@ -67,6 +67,8 @@ def _tool(event: HookEvent) -> Step:
     step.result_size = len(event.result) if event.result is not None else None
     if event.tool_call_id is not None:
         step.ids = (f"tool_call:{event.tool_call_id}",)
+        if event.harness == "neutral":  # any instrumentation may tell the same call, and not all know its id
+            step.hints = near_hints(event.tool, step.end_ns)
     elif event.harness == "gemini_cli":
         step.hints = tool_hints(step)
     else:

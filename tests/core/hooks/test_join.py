@@ -216,3 +216,21 @@ def test_calls_without_spans_have_episodes_of_their_own() -> None:
     assert [(alert.state, alert.seq) for alert in run.alerts] == [("firing", 1), ("resolved", 1)] * 2
     assert {alert.span_ids for alert in run.alerts} == {()}
     assert {(alert.onset_span_id, alert.at_span_id) for alert in run.alerts} == {(b"", b"")}
+
+
+def test_a_span_that_lacks_the_id_of_a_tool_call_is_paired_by_tool_and_time() -> None:
+    """OpenInference knows LangChain's id of a tool call from its result only: a failed one has none."""
+
+    def steps() -> list[Step]:
+        told = [
+            hooked("neutral", {"session_id": "s", "trace_id": TRACE, "event": "after_tool", "tool": "bash",
+                               "tool_call_id": f"call_{at}"}, at)
+            for at in (1, 2)
+        ]  # fmt: skip
+        scope, tool = (
+            "openinference.instrumentation.langchain",
+            {"openinference.span.kind": "TOOL", "tool.name": "bash"},
+        )
+        return [*told, span(scope, "bash", 1, tool, 1), span(scope, "bash", 2, tool | {"tool_call.id": "call_2"}, 2)]
+
+    assert in_any_order(steps) == [("tool", 0, ("span", "hook"))] * 2
