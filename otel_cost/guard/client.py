@@ -111,7 +111,7 @@ class Guard:
             body, headers = ask(url, "neutral", _encoded(payload), time.monotonic() + self._timeout_s)
         except (OSError, ValueError) as error:
             return self._unanswered(payload, url, error)
-        return self._answered(payload, body, headers)
+        return self._answered(payload, url, body, headers)
 
     async def aput(self, payload: Payload) -> Answer:
         """Ask and wait, and let others work meanwhile."""
@@ -122,7 +122,7 @@ class Guard:
                 body, headers = await _aask(url, _encoded(payload))
         except (OSError, ValueError) as error:  # a time-out is an OSError
             return self._unanswered(payload, url, error)
-        return self._answered(payload, body, headers)
+        return self._answered(payload, url, body, headers)
 
     # ---- inside --------------------------------------------------------------
 
@@ -148,12 +148,13 @@ class Guard:
             told["result"] = self._shapes.result_hash(result) if self._shapes else _brief(result)
         return told
 
-    def _answered(self, payload: Payload, body: str, headers: Mapping[str, str]) -> Answer:
+    def _answered(self, payload: Payload, url: str, body: str, headers: Mapping[str, str]) -> Answer:
+        if "otel-cost-decision" not in headers:
+            return self._unanswered(payload, url, ValueError("it could not decide"))
         if self._silent_since:
             self._silent_since = self._said = 0.0
             _log.info("cost control answers again")
-        if "otel-cost-decision" in headers:
-            self._memory.note(_sessions(payload), headers.get("otel-cost-outage"))
+        self._memory.note(_sessions(payload), headers.get("otel-cost-outage"))
         return read_answer(decoded(body), str(payload.get("event", "")))
 
     def _unanswered(self, payload: Payload, url: str, error: Exception) -> Answer:

@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
 
 from running import Process
 
+from otel_cost.guard import Guard
+from otel_cost.guard.client import default_guard
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -24,6 +27,9 @@ def _own_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_COST_DATA_DIR", str(tmp_path / "client"))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.delenv("OTEL_COST_API", raising=False)
+    # A busy machine is no outage; tests of outages say how long they wait.
+    monkeypatch.setitem(Guard.__init__.__kwdefaults__, "timeout_s", 30)
+    default_guard.cache_clear()
 
 
 @pytest.fixture
