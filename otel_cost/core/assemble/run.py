@@ -199,7 +199,7 @@ class Run:
                 return
             self._records.add(record)
         kind = step.kind
-        if kind is _TOOL and (self._by_tool or step.source is not _SPAN):
+        if kind is _TOOL and (self._by_tool or self._near or step.source is not _SPAN):
             self._hint_by_tool(step)
         self.steps.append(step)
         if step.who:
