@@ -17,7 +17,7 @@ from otel_cost.core.assemble import summary
 from otel_cost.core.assemble.runs import Caps, Runs
 from otel_cost.core.assemble.snapshot import thaw
 from otel_cost.core.decide.closed import closed_by
-from otel_cost.core.decide.standing import WHO_AT_HOOKS, Standing
+from otel_cost.core.decide.standing import WHO_AT_HOOKS, Ruling, Standing
 from otel_cost.core.drift import Drift, ran_of
 from otel_cost.core.enrich.attributes import (
     call_attributes,
@@ -127,6 +127,7 @@ class Engine:
         self._unwritten: set[tuple[Run, str]] = set()
         self._standing = Standing(closed_by(rules))
         self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
+        self._changed_since: list[tuple[Run, Change]] | None = None  # kept while another policy counts
         self._position = 0  # of the request that is being fed, or was last
         self.fed = 0  # spans and log records that were taken in whole: held, passed on or told to be resends
 
@@ -189,7 +190,7 @@ class Engine:
             if step.kind in MODEL_KINDS:
                 run = self.runs.twin(run, step)
             self._follow(run, now_ns)
-        return self._decided(event)
+        return replace(self._decided(event), rules=self.rules.hash)
 
     def _introduce(self, event: HookEvent) -> None:
         """Who a hook speaks of: as the rules say, else as it says itself, else as its run is known."""
@@ -268,6 +269,36 @@ class Engine:
         for alert in self.policy.open_alerts():
             self._stand(alert, now_ns)
         self._budgets(news, now_ns)
+
+    def begin_swap(self) -> None:
+        """Other rules are about to come: remember what changes until `swap`, so that they count it, too."""
+        self._changed_since = []
+
+    def swap(self, rules: RuleSet, policy: Policy, now_ns: int) -> None:
+        """Go by other rules from now on. Counters, episodes and standing decisions are kept.
+
+        `policy`: of these rules, with everything counted (`Policy.recount`) that the ledger knew since `begin_swap`.
+        """
+        since, self._changed_since = self._changed_since or [], None
+        old, self.policy, self.rules = self.policy, policy, rules
+        exemptions = Exemptions(rules.exceptions)
+        exemptions.go_on_from(self._exemptions)
+        self._exemptions, self._identity = exemptions, rules.identity
+        self._reader, self._counts = Reader(rules.outcomes), bool(rules.budgets)
+        self._tells = bool(self._identity.sources or rules.attributes)
+        self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
+        rulings = {
+            name: Ruling(rule.actions, rule.mode is Mode.SHADOW, rule.fail == "closed")
+            for name, rule in self._deciding.items()
+        }
+        self._standing.revise(rulings, {rule.name for rule in rules.budgets}, closed_by(rules))
+        news = policy.take_over(old, self.runs, since, now_ns)
+        for alert in policy.open_alerts():
+            self._stand(alert, now_ns)
+        self._budgets(news, now_ns)
+        for run, alert in self._watch.use(rules.loops, exemptions, now_ns):
+            self._loops(run, None, [alert], now_ns)
+        self._alerts(self._escalation.use(rules.escalation, exemptions, now_ns))
 
     def keep_standing(self) -> bytes:
         """What rules about loops have decided and still stands; budgets are counted again at a start."""
@@ -479,6 +510,8 @@ class Engine:
             self._changed(run, change, now_ns)
 
     def _changed(self, run: Run, change: Change, now_ns: int) -> None:
+        if self._changed_since is not None:
+            self._changed_since.append((run, change))
         if self._counts:
             self._budgets(self.policy.put(run, change, now_ns), now_ns)
         call = change.new
@@ -575,7 +608,8 @@ class Engine:
 
     def _alerts(self, alerts: Iterable[Alert]) -> None:
         news, self._exemptions.news = self._exemptions.news, []
-        for alert in (*alerts, *news):
+        for told in (*alerts, *news):
+            alert = replace(told, evidence=told.evidence | {"rules_hash": self.rules.hash})
             self._effects.alerts.append(alert)
             self._effects.outgoing.append(
                 Outgoing(Signal.LOGS, self._position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE)

@@ -22,11 +22,15 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from otel_cost.core.budget import KEEP_NS
 from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_metrics, decode_traces
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json
 from otel_cost.core.model.effects import Effects, Signal
 from otel_cost.core.outcomes import outcome_json, outcome_of
+from otel_cost.core.policy import Policy, alert_of
+from otel_cost.edge.allow import FOLDER as EXCEPTIONS
+from otel_cost.edge.allow import exception_of, find_alert, read_wish, write_exception
 from otel_cost.edge.auth import Door
 from otel_cost.edge.books import JOURNAL, RECEIVER, EngineBooks
 from otel_cost.edge.clock import now_ns
@@ -49,6 +53,7 @@ from otel_cost.edge.receive.http import HttpReceiver
 from otel_cost.edge.receive.intake import Intake
 from otel_cost.edge.receive.quota import Quotas
 from otel_cost.edge.receive.refusals import OverloadedError
+from otel_cost.edge.rule_keeper import RuleKeeper
 from otel_cost.edge.secrets import build_redactor
 from otel_cost.edge.senders import KeptSenders
 from otel_cost.edge.serve.api import ApiServer
@@ -57,7 +62,7 @@ from otel_cost.edge.tls import Certificates
 from otel_cost.errors import whereabouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from otel_cost.core.decide import Decision
@@ -65,6 +70,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.outcomes import OutcomeRule
+    from otel_cost.core.rules import RuleSet
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
     from otel_cost.edge.kept_hooks import KeptHook
@@ -87,8 +93,16 @@ _log = structlog.get_logger(__name__)
 class Service:
     """Everything that `otel-cost serve` runs. `start`, then `stop`; both once."""
 
-    def __init__(self, config: Config, *, sinks: Sequence[str] = ()) -> None:
-        """`sinks`: types of alert sinks that need no settings, such as `console`."""
+    def __init__(
+        self, config: Config, *, sinks: Sequence[str] = (), reread: Callable[[], Config] | None = None
+    ) -> None:
+        """All of it, not yet started.
+
+        Args:
+            config: as loaded.
+            sinks: types of alert sinks that need no settings, such as `console`.
+            reread: loads the config again; of a changed one only `rules` takes effect without a restart.
+        """
         self.config = config
         self.registry = CollectorRegistry()
         data = config.data_dir
@@ -97,7 +111,11 @@ class Service:
         self._standing_file = data / "standing.bin"
         self.ledger = DuckDbLedger(data / "ledger.duckdb")
         self._writer = LedgerWriter(self.ledger, committed=self._committed, failed=self._ledger_failed)
-        self.engine: Engine = build_engine(config, snapshots=self._writer)
+        self._reread = reread
+        self._restart_for: Config | None = None
+        self._keeper = RuleKeeper(self._rule_entries, data / EXCEPTIONS)
+        self.registry.register(self._keeper)
+        self.engine: Engine = build_engine(config, rules=self._keeper.load(), snapshots=self._writer)
         self._backlog = _Backlog()
         self._unknown_kinds: set[str] = set()
         self.journal = Journal(
@@ -157,6 +175,7 @@ class Service:
             self,
             split_endpoint(config.api.endpoint),
             data_dir=data,
+            reload=lambda: self.reload(),  # noqa: PLW0108  # that it is looked up late
             auth=config.auth,
             tls=None if config.api.tls is None else Certificates(config.api.tls, "api").context,
         )
@@ -193,6 +212,7 @@ class Service:
         self._notifier.start()
         self._recover()
         self._engine_thread.start()
+        self._keeper.start(self._swap_rules)
         signals = [signal for signal in Signal if self.config.pipeline(signal) is not None]
         for receiver_id, receiver in self.config.receivers.items():
             key = f"receivers.{receiver_id}.protocols"
@@ -222,6 +242,7 @@ class Service:
         """
         deadline = time.monotonic() + drain_s
         self._stopping.set()
+        self._keeper.stop()
         self._intake.close()
         for receiver in self._receivers:
             receiver.drain(max(0.5, deadline - time.monotonic()))
@@ -270,6 +291,35 @@ class Service:
         runs: list[RunSummary] = self._ask(self.engine.open_runs)
         return runs
 
+    def budgets(self, tenant: str | None, limit: int) -> list[dict[str, object]]:
+        """Where each group of each budget stands, the fullest first."""
+        rows: list[dict[str, object]] = self._ask(
+            lambda: self.engine.policy.standings(now_ns(), tenant=tenant, limit=limit)
+        )
+        return rows
+
+    def reload(self) -> str:
+        """Read the rules again and put them in force; their hash.
+
+        Raises:
+            OtelCostError: they do not load; those before stay in force.
+        """
+        return self._keeper.reload().hash
+
+    def allow(self, told: Mapping[str, object], tenant: str | None) -> dict[str, object]:
+        """Write a dated exception from an alert and put it in force.
+
+        Raises:
+            OtelCostError: it cannot be.
+        """
+        wish = read_wish(told)
+        self.flush()
+        alert = find_alert(wish, self.ledger.alerts(10_000, tenant=tenant))
+        made = exception_of(wish, alert, self._keeper.rules, now_ns())
+        file = write_exception(self.config.data_dir / EXCEPTIONS, made, alert)
+        plain = json.loads(json.dumps(made, default=str))
+        return {"exception": plain, "file": str(file), "rules_hash": self.reload()}
+
     def decide(self, event: HookEvent) -> Future[Decision]:
         """Take in a harness's hook call and answer it, before whatever telemetry waits."""
         answer: Future[Decision] = Future()
@@ -309,6 +359,28 @@ class Service:
         """Wait until what the engine has said is in the ledger."""
         self._writer.flush()
 
+    def _rule_entries(self) -> Sequence[str]:
+        """What the config names as rules now."""
+        if self._reread is None:
+            return self.config.rules
+        config = self._reread()
+        fixed = config.model_copy(update={"rules": self.config.rules})
+        if fixed not in (self.config, self._restart_for):
+            self._restart_for = fixed
+            _log.warning("the config has changed beyond its rules: restart to put that in force")
+        return config.rules
+
+    def _swap_rules(self, rules: RuleSet) -> None:
+        """Put other rules in force: counted from the ledger beside the engine, swapped on its thread."""
+        fresh, since_ns = Policy(rules), None
+        self._ask(self.engine.begin_swap)
+        since_ns = fresh.since_ns(now_ns())
+        if since_ns is not None:
+            self._writer.flush()
+            fresh.recount(self.ledger.spends(since_ns))
+        self._ask(lambda: self.engine.swap(rules, fresh, now_ns()))
+        self._notifier.use(build_telling(rules))
+
     def _ask(self, question: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever the question answers
         """Ask the engine on its own thread."""
         if not self._engine_thread.is_alive():
@@ -325,7 +397,8 @@ class Service:
         since_ns = self.engine.policy.since_ns(begun_ns)
         if since_ns is not None:
             # Keyed by call, so that what the journal tells again counts once.
-            self.engine.restore(self.ledger.spends(since_ns), (), begun_ns)
+            told = (alert for alert in self.ledger.alerts(10_000, begun_ns - KEEP_NS) if alert["category"] == "budget")
+            self.engine.restore(self.ledger.spends(since_ns), map(alert_of, told), begun_ns)
         self._restore_standing(begun_ns)
         if self.engine.drift:
             runs = self.ledger.finished(begun_ns - self.engine.drift.last_ns)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import structlog
 import typer
 
 from otel_cost.edge.config import Config, load_config
+from otel_cost.errors import OtelCostError
 from otel_cost.service import Service
 
 
@@ -21,19 +23,25 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Where journal and ledger live")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, the last word on any key")] = None,
 ) -> None:
-    """Run the service until SIGTERM or Ctrl-C. One line on stdout says when it is ready; logs go to stderr."""
+    """Run the service until SIGTERM or Ctrl-C. One line on stdout says when it is ready; logs go to stderr.
+
+    SIGHUP reads the rules again, as does a change of their files.
+    """
     overrides = list(sets or [])
     if data_dir is not None:
         overrides.append(f"data_dir={data_dir.absolute()}")
     loaded = load_config(config or [], overrides)
     log_to_stderr(loaded.service.telemetry.logs.level)
-    service = Service(loaded)
-    stopping = threading.Event()
+    service = Service(loaded, reread=lambda: load_config(config or [], overrides))
+    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda *_: orders.put("stop"))
+    signal.signal(signal.SIGHUP, lambda *_: orders.put("reload"))
     service.start()
     print(ready_line(service, loaded), flush=True)
-    stopping.wait()
+    while orders.get() == "reload":
+        with contextlib.suppress(OtelCostError):  # the log has it; what was in force still is
+            service.reload()
     service.stop()
 
 

@@ -81,6 +81,15 @@ class Escalation:
         self._states: OrderedDict[tuple[str, str], _State] = OrderedDict()
         self.active = bool(self._rules)
 
+    def use(self, rules: Sequence[EscalationRule], exemptions: Exemptions, now_ns: int) -> Iterator[Alert]:
+        """Go by other rules from now on; what is known of runs stays known, alerts of rules that are gone end."""
+        self._rules, self._exemptions, self.active = list(rules), exemptions, bool(rules)
+        names = {rule.name for rule in rules}
+        for state in dict.fromkeys(self._states.values()):
+            for name in [name for name in state.told if name not in names]:
+                alert = state.told.pop(name)
+                yield replace(alert, id=f"{alert.id}-resolved", state="resolved", at_ns=now_ns)
+
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def take(self, run: Run, change: Change, now_ns: int) -> Iterator[Alert]:

@@ -32,6 +32,10 @@ class Exemptions:
         self._told: set[tuple[str, str, str, str]] = set()
         self.news: list[Alert] = []  # uses that are to be told; whoever takes them empties it
 
+    def go_on_from(self, old: Exemptions) -> None:
+        """Uses that were told are not told again."""
+        self._told, self.news = old._told, old.news
+
     def covers(self, rule: str, get: Callable[[str], object], at_ns: int) -> Exception_ | None:
         """The exception that keeps a rule from acting at a moment; None: there is none."""
         for one in self._of.get(rule, ()):

@@ -26,7 +26,7 @@ from otel_cost.core.watch import evidence
 from otel_cost.quantities import duration_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from otel_cost.core.assemble.run import Change, Run
     from otel_cost.core.budget import Budget, Standing, Use
@@ -81,6 +81,7 @@ class Policy:
         self._told: dict[str, tuple[int, int]] = {}  # fingerprint → episodes so far, when the last one was told
         self._muted: set[str] = set()  # episodes that a restart found and that had been closed before it
         self._swept_ns = 0
+        self._found: dict[str, Crossing] = {}  # what a recount says stands
 
     def said(self, attributes: Attributes, resource: Attributes) -> dict[str, str]:
         """What a record says on the attributes that rules name."""
@@ -249,40 +250,79 @@ class Policy:
         Returns:
             What is new: levels that edited rules put below, or above, what was spent.
         """
-        firing: dict[str, Crossing] = {}
-        for call_id, spend in spends:
-            for crossing in self._budgets.put(spend.tenant, call_id, self._complete(spend)):
-                if crossing.state == "firing":
-                    firing[self._name(crossing)] = crossing
-                elif crossing.state == "resolved":
-                    firing.pop(self._name(crossing), None)
+        self.recount(spends)
         known = {alert.fingerprint: alert for alert in sorted(told, key=lambda one: one.seq) if _is_budget(alert)}
         for name, alert in known.items():
             self._told[name] = (alert.seq, alert.at_ns)
-        for name, crossing in firing.items():
-            before = known.get(name)
-            if before is None:
-                yield from self._alert(crossing, now_ns)
-            elif before.state == "firing":
-                self._open[name] = (before, self._order(crossing, None))
-            else:
+        yield from self._settle({name: alert for name, alert in known.items() if alert.state == "firing"}, now_ns)
+
+    def recount(self, spends: Iterable[tuple[str, Spend]]) -> None:
+        """Count what was spent before this policy was in force; who asks next is told what of it stands."""
+        for call_id, spend in spends:
+            self._note(self._budgets.put(spend.tenant, call_id, self._complete(spend)))
+
+    def take_over(
+        self, old: Policy, runs: Iterable[Run], since: Iterable[tuple[Run, Change]], now_ns: int
+    ) -> list[Alert]:
+        """Go on in place of another policy, after `recount`: counters, episodes and what stands are kept.
+
+        Args:
+            old: the one that was in force.
+            runs: open ones.
+            since: what changed while `recount` went on.
+            now_ns: the time.
+
+        Returns:
+            What is new: levels that edited rules put below, or above, what was spent.
+        """
+        for run, change in since:
+            if change.new is None and change.old is not None:
+                self._note(self._budgets.put(run.tenant, change.old.id, None))
+            elif change.new is not None:
+                self._note(self._put(run, change.new))
+        for run in runs:
+            for call in run.calls.values():
+                self._note(self._put(run, call))
+        self._told = dict(old._told)
+        self._noticed, self._swept_ns = old._noticed, old._swept_ns
+        return list(self._settle({name: alert for name, (alert, _) in old._open.items()}, now_ns))
+
+    def _note(self, crossings: Iterable[Crossing]) -> None:
+        for crossing in crossings:
+            if crossing.state == "firing":
+                self._found[self._name(crossing)] = crossing
+            elif crossing.state == "resolved":
+                self._found.pop(self._name(crossing), None)
+
+    def _settle(self, before: Mapping[str, Alert], now_ns: int) -> Iterator[Alert]:
+        """Levels that stand, against those that stood before: what is told of them."""
+        for name, crossing in self._found.items():
+            if name in before:
+                self._open[name] = (before[name], self._order(crossing, self._offender(crossing, None)))
+            elif name in self._told and not self._budgets.stands(crossing, now_ns):
                 self._muted.add(name)  # its end was told; ours comes with the next tick
-        for name, alert in known.items():
-            if alert.state == "firing" and name not in firing:
+            else:
+                yield from self._alert(crossing, now_ns)
+        for name, alert in before.items():
+            if name not in self._found:
                 yield _resolved(alert, now_ns, {})
+        self._found = {}
 
     # --- counting -----------------------------------------------------------------------------------------------------
 
     def _count(self, run: Run, call: Call, now_ns: int) -> Sequence[Alert]:
+        crossings = self._put(run, call)
+        if not crossings:
+            return ()
+        return [alert for crossing in crossings for alert in self._alert(crossing, now_ns, run, call)]
+
+    def _put(self, run: Run, call: Call) -> Sequence[Crossing]:
         spend = self._spend(run, call)
         if spend is not None and self._names.get(run) != spend.run:
             self.forget(run)
             self._names[run] = spend.run
             self._runs[run.tenant, spend.run] = run
-        crossings = self._budgets.put(run.tenant, call.id, spend)
-        if not crossings:
-            return ()
-        return [alert for crossing in crossings for alert in self._alert(crossing, now_ns, run, call)]
+        return self._budgets.put(run.tenant, call.id, spend)
 
     def _spend(self, run: Run, call: Call) -> Spend | None:
         nano = call.nano

@@ -75,6 +75,36 @@ class Watch:
         }
         self._runs: dict[Run, Watched] = {}
 
+    def use(self, rules: Sequence[Loop], exemptions: Exemptions, at_ns: int) -> Iterator[tuple[Run, Alert]]:
+        """Watch by other rules from now on: what is remembered is read by them, what has been told stays told.
+
+        Episodes of rules that are gone end; those that go on and that a new rule sees are told.
+        """
+        fresh = Watch(rules, exemptions)
+        self._rules, self._seeing, self._exemptions = fresh._rules, fresh._seeing, exemptions
+        names = {rule.name for rule in rules}
+        for run, watched in self._runs.items():
+            for episode, alert in list(watched.open.items()):
+                if alert.rule not in names:
+                    del watched.open[episode]
+                    ended = replace(alert, id=f"{alert.id}-resolved", state="resolved", at_ns=at_ns)
+                    yield run, _told(watched, ended)
+            for agent in watched.agents.values():
+                agent.memory, agent.states = Memory(), self._agent().states
+                going: dict[tuple[str, bytes], tuple[Loop, Finding]] = {}
+                for observed in agent.history:
+                    for rule, finding in self._findings(agent, observed):
+                        key = (rule.name, finding.onset_span_id)
+                        if finding.state == "firing":
+                            going[key] = (rule, finding)
+                        elif going.pop(key, None):
+                            agent.fired[key] = finding.severity  # over before the rule was there
+                known = (_call_of(run, watched, seen) for seen in reversed(agent.history)) if going else ()
+                last = next((call for call in known if call is not None), None)
+                if last is not None:
+                    for alert in self._alerts(run, watched, agent, list(going.values()), last, at_ns):
+                        yield run, alert
+
     def feed(self, run: Run, call: Call, at_ns: int) -> Iterable[Alert]:
         """Show a call to the detectors, once; a call that turned out to have failed is read anew."""
         watched = self._runs.get(run)
@@ -266,6 +296,10 @@ def _fired_too(agent: Agent, fired: Mapping[tuple[str, bytes], Severity]) -> Non
         said = agent.fired.get(key)
         if said is None or loudness(said) < loudness(severity):
             agent.fired[key] = severity
+
+
+def _call_of(run: Run, watched: Watched, seen: Observed) -> Call | None:
+    return next((run.calls.get(call_id) for call_id, one in watched.fed.items() if one is seen), None)
 
 
 def _told(watched: Watched, alert: Alert) -> Alert:

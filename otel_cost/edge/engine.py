@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_cost.core.assemble.runs import Caps
+from otel_cost.core.rules import RuleSet
 from otel_cost.edge.files import load_price_book
 from otel_cost.edge.rule_files import read_rules
 from otel_cost.pipeline import Engine, Settings
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def build_engine(
     config: Config,
     *,
-    rules: Sequence[str] | None = None,
+    rules: Sequence[str] | RuleSet | None = None,
     snapshots: Snapshots | None = None,
     tells_nobody: bool = False,
 ) -> Engine:
@@ -38,7 +39,9 @@ def build_engine(
     )
     return Engine(
         load_price_book(config.prices),
-        read_rules(config.rules if rules is None else rules, tells_nobody=tells_nobody),
+        rules
+        if isinstance(rules, RuleSet)
+        else read_rules(config.rules if rules is None else rules, tells_nobody=tells_nobody),
         Settings(settle_ns=config.engine.settle, caps=caps),
         snapshots,
     )

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 
 
 def read_rules(
-    entries: Sequence[str], environ: Mapping[str, str] | None = None, *, tells_nobody: bool = False
+    entries: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    tells_nobody: bool = False,
+    beside: list[Path] | None = None,
 ) -> RuleSet:
     """The rules that a config (or a command) names, expanded and compiled.
 
     `tells_nobody`: whoever asks sends nothing, so that the secrets of contacts need not be there.
+    `beside`: gets the files that the rules look things up in.
 
     Raises:
         UsageError: an entry names nothing.
@@ -45,7 +50,13 @@ def read_rules(
             problems += error.problems
     if problems:
         raise DocumentError(problems)
-    return load_rules(expanded, read=read_beside)
+
+    def read(document: Document, name: str) -> str:
+        if beside is not None:
+            beside.append(path_beside(document, name))
+        return read_beside(document, name)
+
+    return load_rules(expanded, read=read)
 
 
 def resolver(environ: Mapping[str, str], base: Path) -> Callable[[str, str], str]:
@@ -100,15 +111,20 @@ def unset_secrets(document: Document, environ: Mapping[str, str]) -> dict[str, s
     return found
 
 
+def path_beside(document: Document, name: str) -> Path:
+    """A file that a document names, relative to it."""
+    folder = bundled("rules") if document.source.startswith(BUNDLED) else folder_of(document.source)
+    return folder / Path(name).expanduser()
+
+
 def read_beside(document: Document, name: str) -> str:
     r"""The text of a file that a document names, relative to it.
 
     Raises:
         LookupError: it cannot be read; "message\nhint".
     """
-    folder = bundled("rules") if document.source.startswith(BUNDLED) else folder_of(document.source)
     try:
-        return (folder / Path(name).expanduser()).read_text(encoding="utf-8")
+        return path_beside(document, name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise LookupError(f"`{name}` cannot be read: {reason}\npaths are relative to this file") from error

@@ -241,6 +241,15 @@ class Budgets:
             crossings = [*crossings, *self._crossed(account, at_ns)]
         return crossings
 
+    def stands(self, crossing: Crossing, now_ns: int) -> bool:
+        """Does a level that was crossed still hold at this moment?"""
+        index = next(number for number, budget in enumerate(self._budgets) if budget is crossing.budget)
+        account = self._accounts[index, crossing.group]
+        start, end = _bounds(account.budget.window, crossing.at_ns)
+        if not account.rolls and end is not None and not start <= now_ns < end:
+            return False
+        return self._holds(account, account.budget.levels.index(crossing.level), now_ns)
+
     def knows(self, tenant: str, call_id: str) -> bool:
         """Is a call counted, and remembered one by one?"""
         return (tenant, call_id) in self._calls

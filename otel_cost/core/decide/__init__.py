@@ -62,6 +62,7 @@ class Decision:
     shadow: tuple[Decision, ...] = ()  # words of rules that only tell what they would do
     defer: bool = False
     outage: Decision | None = None
+    rules: str = ""  # hash of the rules that decided
 
     @property
     def words(self) -> str:
@@ -127,10 +128,14 @@ def decision_json(decision: Decision) -> dict[str, Any]:
     if decision.verb is not Verb.ALLOW:
         answer["text"] = decision.words
     evidence = dict(decision.evidence)
+    if decision.rules:
+        evidence["rules_hash"] = decision.rules
     if decision.others:
         evidence["also"] = [_spoke(other) for other in decision.others]
     return {**answer, "evidence": evidence, "shadow": [_spoke(one) for one in decision.shadow]}
 
 
 def _spoke(decision: Decision) -> dict[str, Any]:
-    return {"decision": str(decision.verb), "reason": decision.reason, "rule": decision.rule}
+    """A word that did not decide: who said it, and the numbers that were compared."""
+    said = {"decision": str(decision.verb), "reason": decision.reason, "rule": decision.rule}
+    return {**said, "evidence": decision.evidence}

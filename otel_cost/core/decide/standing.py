@@ -15,15 +15,15 @@ from otel_cost.core.decide.kept import pack, unpack
 from otel_cost.core.decide.shape import error_hash, shape_of_event, shape_of_step
 from otel_cost.core.decide.texts import closed_text
 from otel_cost.core.decide.words import decisions_of
-from otel_cost.core.model.vocabulary import Kind, Source
+from otel_cost.core.model.finding import Alert
+from otel_cost.core.model.vocabulary import Category, Kind, Severity, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, ItemsView, Iterable, Iterator
+    from collections.abc import Callable, Container, ItemsView, Iterable, Iterator, Mapping
 
     from otel_cost.core.decide.shape import CallShape
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import HookEvent
-    from otel_cost.core.model.finding import Alert
     from otel_cost.core.rules.kind import Actions
 
 V = TypeVar("V")
@@ -178,7 +178,7 @@ class Standing:
             until_ns: the end of a budget's window, where that comes before the alert resolves.
         """
         identity = (alert.tenant, alert.fingerprint)
-        self._drop(identity)
+        before = self._drop(identity)
         if alert.state != "firing":
             return
         whom = {f"session:{session}" for session in sessions}
@@ -199,6 +199,9 @@ class Standing:
             for decision, scope in decisions_of(alert, actions)
         ]
         for entry in made:
+            for known in before:
+                if known.decision.evidence.get("alert") == alert.id and known.decision.verb is entry.decision.verb:
+                    entry.said, entry.granted, entry.asked = known.said, known.granted, known.asked
             if call is not None:
                 self._narrow(entry, alert, call, sessions)
         for key in sorted(whom):
@@ -208,6 +211,33 @@ class Standing:
             self._entries.put((alert.tenant, key), entries)
         if made:
             self._alerts.put(identity, tuple(sorted(whom)))
+
+    def revise(
+        self, rules: Mapping[str, Ruling], anew: Container[str], fails_closed: Callable[[HookEvent], str | None]
+    ) -> None:
+        """Stand by other rules from now on: a rule that is gone decides nothing, an edited one what it says now.
+
+        Args:
+            rules: those whose decisions stand until their alerts resolve.
+            anew: those of which `note` will be told again.
+            fails_closed: as for a new one.
+        """
+        self._fails_closed = fails_closed
+        for identity, keys in list(self._alerts.items()):
+            entries = [entry for entry in self._entries.get((identity[0], keys[0])) or () if entry.alert == identity]
+            rule = entries[0].decision.rule or "" if entries else ""
+            ruling = rules.get(rule)
+            if rule in anew:
+                continue
+            if ruling is None:
+                self._drop((identity[0], identity[1]))
+                continue
+            made = [
+                _revised(entries, ruling, decision, scope) for decision, scope in _again(entries[0], ruling.actions)
+            ]
+            for key in keys:
+                others = [one for one in self._entries.get((identity[0], key)) or () if one.alert != identity]
+                self._entries.put((identity[0], key), [*others, *made])
 
     # ---- the answer ----------------------------------------------------------
 
@@ -367,14 +397,62 @@ class Standing:
                     if same_call or failure.error == entry.error:
                         _remember(entry.shapes, failure.shape)
 
-    def _drop(self, identity: tuple[str, str]) -> None:
+    def _drop(self, identity: tuple[str, str]) -> list[Entry]:
+        """Take away what stands because of an alert, and say what that was."""
+        gone: dict[int, Entry] = {}
         for key in self._alerts.drop(identity) or ():
             entries = self._entries.get((identity[0], key)) or []
+            gone |= {id(entry): entry for entry in entries if entry.alert == identity}
             kept = [entry for entry in entries if entry.alert != identity]
             if kept:
                 self._entries.put((identity[0], key), kept)
             else:
                 self._entries.drop((identity[0], key))
+        return list(gone.values())
+
+
+class Ruling(NamedTuple):
+    """What a rule decides, and how."""
+
+    actions: Actions
+    shadow: bool
+    closed: bool
+
+
+def _again(entry: Entry, actions: Actions) -> Iterator[tuple[Decision, str]]:
+    """What a rule's actions decide, from what was told when it fired."""
+    said = entry.decision
+    told = Alert(
+        id=str(said.evidence.get("alert", "")),
+        tenant=entry.alert[0],
+        run_id=str(said.evidence.get("run_id", "")),
+        trace_id=b"",
+        rule=said.rule or "",
+        category=Category.LOOP,
+        kind=str(said.evidence.get("kind", "")),
+        state="firing",
+        seq=1,
+        severity=Severity.WARNING,
+        span_ids=(),
+        onset_span_id=b"",
+        at_span_id=b"",
+        at_ns=entry.begun_ns,
+        wasted_nano=None,
+        action="",
+        summary=said.reason,
+        fingerprint=entry.alert[1],
+        evidence=said.evidence,
+    )
+    return decisions_of(told, actions)
+
+
+def _revised(entries: list[Entry], ruling: Ruling, decision: Decision, scope: str) -> Entry:
+    """An entry for what is decided now, about the same calls as before; a word that was said is not said again."""
+    like = next((one for one in entries if one.decision.verb is decision.verb and one.scope == scope), None)
+    made = replace(like or entries[0], decision=decision, scope=scope, shadow=ruling.shadow, closed=ruling.closed)
+    if like is None:
+        made.said, made.granted, made.asked, made.let_by, made.leaky = False, False, set(), set(), False
+    return made
 
 
 def _concerns(entry: Entry, event: HookEvent) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.decide import Decision, Verb
 from otel_cost.core.decide.texts import text_of
+from otel_cost.core.model.vocabulary import Category
 from otel_cost.core.rules.template import filled
 
 if TYPE_CHECKING:
@@ -40,10 +41,38 @@ def decisions_of(alert: Alert, actions: Actions) -> Iterator[tuple[Decision, str
                 model=model,
                 otherwise=Verb.of(getattr(arguments, "otherwise", "warn")),
                 delay_ms=arguments.for_ // _NS_PER_MS if verb is Verb.DELAY else None,
-                evidence={**_plain(alert.evidence), "alert": alert.id, "kind": alert.kind, "run_id": alert.run_id},
+                evidence={
+                    "would_change": would_change(alert, scope),
+                    **_plain(alert.evidence),
+                    "alert": alert.id,
+                    "kind": alert.kind,
+                    "run_id": alert.run_id,
+                },
             ),
             scope,
         )
+
+
+def would_change(alert: Alert, scope: str = "") -> str:
+    """What has to be otherwise for the rule to say nothing; names and numbers only."""
+    said = alert.evidence
+    if "would_change" in said:
+        return str(said["would_change"])
+    if alert.category is Category.BUDGET:
+        ends = {"rolling": "when what was spent before leaves the window", "calendar": "when the next window begins"}
+        window = str(said.get("window"))
+        soonest = ends.get(window.partition(" ")[0], "not by itself: the limit is for the whole of it")
+        if alert.kind == "burn_rate":
+            return (
+                f"money going less than {said.get('burn_rate')} times as fast as {said.get('limit_usd')} USD a window"
+            )
+        return (
+            f"less than {said.get('threshold')} USD counted, {said.get('observed')} now: {soonest}; "
+            f"or an exception (otel-cost allow {alert.id})"
+        )
+    if scope == "same_call":
+        return "another call than the one that is refused"
+    return f"an end of {alert.kind.replace('_', ' ')}: a call that brings something new; or an exception"
 
 
 def _known(alert: Alert) -> Callable[[str], object]:

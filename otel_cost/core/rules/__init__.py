@@ -30,7 +30,7 @@ from otel_cost.core.rules.kinds import (
     regressions,
 )
 from otel_cost.core.rules.lint import Placed, lint
-from otel_cost.core.rules.match import attribute_of
+from otel_cost.core.rules.match import Matcher, attribute_of
 from otel_cost.core.rules.template import placeholders
 from otel_cost.document import in_file_order, nearest, validate
 from otel_cost.errors import DocumentError
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from otel_cost.core.drift import DriftRule
     from otel_cost.core.outcomes import OutcomeRule
     from otel_cost.core.rules.alerting import Inhibition
+    from otel_cost.core.rules.cel import Expression
     from otel_cost.document import Document, Path, Place
     from otel_cost.errors import Problem
 
@@ -145,6 +146,15 @@ class RuleSet:
         asked |= {name for one in self.exceptions for name in one.relief.match.names}
         asked |= {name for drift in self.regressions for name in (*drift.per, *drift.match.names) if name != LOOP}
         return frozenset(name for name in asked if attribute_of(name) is not None)
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        """Every CEL expression in force, each of which counts its errors."""
+        matches = [getattr(rule, "match", None) for of_kind in self.rules.values() for rule in of_kind]
+        matches += [rule.budget.match for rule in self.of(budgets.KIND)]
+        matches += [one.relief.match for one in self.exceptions]
+        found = (one for match in matches if isinstance(match, Matcher) for one in match.expressions)
+        return tuple({id(one): one for one in found}.values())
 
     def __len__(self) -> int:
         return sum(len(rules) for name, rules in self.rules.items() if not KINDS[name].single)

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+import anyio.to_thread
 import uvicorn
 import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -32,6 +33,7 @@ from otel_cost.edge.serve.people import people_routes, with_people
 from otel_cost.edge.serve.views import Views
 from otel_cost.edge.serve.when import instant_ns
 from otel_cost.edge.telemetry import HookMetrics
+from otel_cost.edge.webhooks import read_object
 from otel_cost.errors import OtelCostError, UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.serve.views import Host
 
 _MOST: Final = 1000
+_MOST_BYTES: Final = 64 * 2**10
 # Pages hold no foreign code, fonts or pictures, and nobody may frame them.
 _CONTENT_POLICY: Final = (
     b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -61,9 +64,9 @@ _HEADERS: Final = (
 
 
 def make_app(
-    host: Host, *, reload: Callable[[], None] | None = None, door: Door | None = None, local: bool = False
+    host: Host, *, reload: Callable[[], str] | None = None, door: Door | None = None, local: bool = False
 ) -> ASGIApp:
-    """The routes. `reload` reads rules and config again and raises `OtelCostError` if they do not load.
+    """The routes. `reload` reads rules again, returns their hash and raises `OtelCostError` if they do not load.
 
     `door` and `local`: as in `Gate`.
     """
@@ -114,8 +117,20 @@ def make_app(
     def reloaded(_: Request) -> Response:
         if reload is None:
             raise HTTPException(501, "this service cannot reload; restart it")
-        reload()
-        return JSONResponse({"status": "reloaded"})
+        return JSONResponse({"status": "reloaded", "rules_hash": reload()})
+
+    def budgets(request: Request) -> Response:
+        found = host.budgets(request.query_params.get("tenant"), _count(request, "limit", 100) or 100)
+        rule = request.query_params.get("rule")
+        return JSONResponse({"budgets": [row for row in found if rule in {None, row["rule"]}]})
+
+    async def allow(request: Request) -> Response:
+        try:
+            told = read_object(await _small(request))
+        except ValueError as error:
+            raise UsageError("the body is no JSON object") from error
+        tenant = request.query_params.get("tenant")
+        return JSONResponse(await anyio.to_thread.run_sync(lambda: host.allow(told, tenant)))
 
     def overview(request: Request) -> Response:
         return pages.overview(request.query_params.get("since"), request.query_params.get("tenant"))
@@ -135,6 +150,8 @@ def make_app(
             Route("/v1/runs/{id:path}", one_run),
             Route("/v1/traces/{id:path}", one_run),
             Route("/v1/alerts", alerts),
+            Route("/v1/budgets", budgets),
+            Route("/v1/exceptions", allow, methods=["POST"]),
             Route("/openapi.json", openapi),
             Route("/-/reload", reloaded, methods=["POST"]),
             *people_routes(host),
@@ -161,6 +178,15 @@ def _own_error(_: Request, error: Exception) -> Response:
     if isinstance(error, LedgerUnavailableError):
         return JSONResponse({"error": str(error)}, 503, headers={"retry-after": "5"})
     return JSONResponse({"error": str(error)}, 400)
+
+
+async def _small(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MOST_BYTES:
+            raise HTTPException(413, f"more than {_MOST_BYTES} bytes")
+    return body
 
 
 def _times(request: Request) -> tuple[int | None, int | None]:
@@ -203,7 +229,7 @@ class ApiServer:
         endpoint: tuple[str, int],
         *,
         data_dir: Path | None = None,
-        reload: Callable[[], None] | None = None,
+        reload: Callable[[], str] | None = None,
         auth: Auth | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:

@@ -130,6 +130,26 @@ def document() -> dict[str, Any]:
                     },
                 }
             },
+            "/v1/budgets": _get(
+                "Where each group of each budget stands in its running window, the fullest first",
+                [
+                    tenant,
+                    _query("rule", "of one budget only"),
+                    _query("limit", "at most so many", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                ],
+                answer=_object(budgets={"type": "array", "items": {"type": "object"}}),
+                refused=True,
+            ),
+            "/v1/exceptions": {
+                "post": {
+                    "summary": "A dated exception from an alert: `{alert, for, reason, owner, usd?}`; in force at once",
+                    "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
+                    "responses": {
+                        "200": _answer(_object(exception={"type": "object"}, file=_TEXT, rules_hash=_TEXT)),
+                        "400": _answer({"$ref": "#/components/schemas/Error"}),
+                    },
+                }
+            },
             "/v1/outcomes": {
                 "post": {
                     "summary": "What became of some work, also as GitHub's webhooks; on disk when it answers",
@@ -163,7 +183,7 @@ def document() -> dict[str, Any]:
                 "post": {
                     "summary": "Read rules and config again; the last good set stays if they do not load",
                     "responses": {
-                        "200": _answer(_object(status=_TEXT)),
+                        "200": _answer(_object(status=_TEXT, rules_hash=_TEXT)),
                         "400": _answer({"$ref": "#/components/schemas/Error"}),
                     },
                 }

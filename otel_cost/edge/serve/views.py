@@ -10,7 +10,7 @@ from otel_cost.edge.ledger import by_cost
 from otel_cost.edge.ledger.story import Row, story_of, told_run, with_outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
 
     from prometheus_client import CollectorRegistry
@@ -56,6 +56,16 @@ class Host(Protocol):
     @property
     def github_secret(self) -> str | None:
         """What GitHub signs its webhooks with; None: they are refused."""
+
+    def budgets(self, tenant: str | None, limit: int) -> list[Row]:
+        """Where each group of each budget stands, the fullest first."""
+
+    def allow(self, told: Mapping[str, object], tenant: str | None) -> Row:
+        """Write a dated exception from an alert and put it in force.
+
+        Raises:
+            OtelCostError: it cannot be.
+        """
 
     def decide(self, event: HookEvent) -> Future[Decision]:
         """What a harness is to be told at this event, which is also taken in. Does not block."""

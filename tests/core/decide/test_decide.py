@@ -52,8 +52,8 @@ def test_the_answer_of_the_api() -> None:
         "reason": "why",
         "rule": "r",
         "text": "no",
-        "evidence": {"repeats": 3, "also": [{"decision": "warn", "reason": "also", "rule": "w"}]},
-        "shadow": [{"decision": "stop", "reason": "trial", "rule": "s"}],
+        "evidence": {"repeats": 3, "also": [{"decision": "warn", "reason": "also", "rule": "w", "evidence": {}}]},
+        "shadow": [{"decision": "stop", "reason": "trial", "rule": "s", "evidence": {}}],
     }
     assert decision_json(ALLOWED) == {"decision": "allow", "reason": "", "rule": None, "evidence": {}, "shadow": []}
 

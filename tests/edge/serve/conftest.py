@@ -40,6 +40,12 @@ class FakeHost:
             raise TimeoutError
         return next((r for r in self.live if r.summary.tenant == tenant and key in (r.summary.run_id, *r.keys)), None)
 
+    def budgets(self, tenant, limit):
+        return [{"rule": "daily", "used_share": 0.5}, {"rule": "hourly", "used_share": 0.2}][:limit]
+
+    def allow(self, told, tenant):
+        return {"exception": dict(told), "file": "x.yaml", "rules_hash": "0"}
+
     def open_runs(self):
         if self.busy:
             raise TimeoutError

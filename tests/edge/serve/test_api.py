@@ -28,10 +28,11 @@ def reloads():
 
 @pytest.fixture
 def http(host, reloads):
-    def reload() -> None:
+    def reload() -> str:
         if reloads and reloads[-1] == "broken":
             raise DocumentError([Problem("rules.yaml", 3, 1, "loops[0]", "unknown detector")])
         reloads.append("done")
+        return "0a1b2c"
 
     server = ApiServer(host, ("127.0.0.1", 0), reload=reload)
     port = server.start()
@@ -98,7 +99,7 @@ def test_open_runs_are_shown_with_their_alerts_and_take_the_place_of_what_was_wr
 
 def test_reload_says_what_is_wrong_and_refuses_other_sites(http, reloads) -> None:
     assert http.get("/-/reload").status_code == 405
-    assert http.post("/-/reload").json() == {"status": "reloaded"}
+    assert http.post("/-/reload").json() == {"status": "reloaded", "rules_hash": "0a1b2c"}
     assert http.post("/-/reload", headers={"origin": "https://evil.example"}).status_code == 403
     assert reloads == ["done"]
     reloads.append("broken")
