@@ -520,6 +520,7 @@ class Engine:
             if gone is not None and gone.id in run.told:
                 self._correct(run, gone, run.told.pop(gone.id), None, "told by another record of the same call", now_ns)
                 self._effects.gone.append((run.tenant, gone.id))
+            self._alerts(self._escalation.take(run, change, now_ns))
             return
         if call.id in run.told and run.told[call.id] != call.nano:
             self._correct(run, call, run.told[call.id], call.nano, "a later record tells more", now_ns)
@@ -566,7 +567,7 @@ class Engine:
     def _loops(self, run: Run, call: Call | None, alerts: Iterable[Alert], now_ns: int) -> None:
         """Tell of loops, and let stand what their rules decide; the call's content is still there."""
         told = list(alerts)
-        if not told:
+        if not told and not self._exemptions.news:
             return
         for alert in told:
             self._escalation.looped(run, alert)

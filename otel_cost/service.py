@@ -93,7 +93,7 @@ _log = structlog.get_logger(__name__)
 class Service:
     """Everything that `otel-cost serve` runs. `start`, then `stop`; both once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915  # everything is connected here
         self, config: Config, *, sinks: Sequence[str] = (), reread: Callable[[], Config] | None = None
     ) -> None:
         """All of it, not yet started.
