@@ -274,11 +274,13 @@ class Engine:
         """Other rules are about to come: remember what changes until `swap`, so that they count it, too."""
         self._changed_since = []
 
-    def swap(self, rules: RuleSet, policy: Policy, now_ns: int) -> None:
+    def swap(self, rules: RuleSet, policy: Policy, now_ns: int, drift: Drift | None = None) -> None:
         """Go by other rules from now on. Counters, episodes and standing decisions are kept.
 
         `policy`: of these rules, with everything counted (`Policy.recount`) that the ledger knew since `begin_swap`.
+        `drift`: of these rules; `restore_drift` is to follow.
         """
+        self.drift = drift or Drift(rules.regressions)
         since, self._changed_since = self._changed_since or [], None
         old, self.policy, self.rules = self.policy, policy, rules
         exemptions = Exemptions(rules.exceptions)

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 
 from otel_cost.core.budget import KEEP_NS
 from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_metrics, decode_traces
+from otel_cost.core.drift import Drift
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json
 from otel_cost.core.model.effects import Effects, Signal
@@ -378,7 +379,14 @@ class Service:
         if since_ns is not None:
             self._writer.flush()
             fresh.recount(self.ledger.spends(since_ns))
-        self._ask(lambda: self.engine.swap(rules, fresh, now_ns()))
+        drift = Drift(rules.regressions)
+        runs = list(self.ledger.finished(now_ns() - drift.last_ns)) if drift else []
+
+        def swap() -> None:
+            self.engine.swap(rules, fresh, now_ns(), drift)
+            self.engine.restore_drift(runs, self._said, now_ns())
+
+        self._ask(swap)
         self._notifier.use(build_telling(rules))
 
     def _ask(self, question: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever the question answers
