@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,6 +18,7 @@ from otel_cost.edge.export._answers import MAX_ANSWER_BYTES, rejected_in_json, r
 from otel_cost.edge.export._contract import Refused, TooLarge, Unavailable
 from otel_cost.edge.export._patience import Patience
 from otel_cost.edge.export._settings import plain_headers
+from otel_cost.edge.outbound import ForbiddenAddressError, guarded_pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +73,8 @@ class OtlpHttp:
                 timeout=urllib3.Timeout(connect=min(_CONNECT_S, timeout_s), total=timeout_s),
             )
             body = _read(answer, begun + timeout_s)
+        except ForbiddenAddressError as error:
+            raise Refused(f"{url}: {error}", "forbidden_address") from None
         except ConnectTimeoutError as error:
             raise Unavailable(f"{url}: {error}", "connection") from error
         except HTTPTimeoutError as error:
@@ -97,7 +100,7 @@ class OtlpHttp:
 
 
 def _pool(url: str, tls: Tls, connections: int) -> urllib3.PoolManager:
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "num_pools": 3,
         "maxsize": connections,
         "cert_reqs": "CERT_NONE" if tls.insecure_skip_verify else "CERT_REQUIRED",
@@ -110,8 +113,8 @@ def _pool(url: str, tls: Tls, connections: int) -> urllib3.PoolManager:
     target = urlsplit(url)
     proxy = getproxies().get(target.scheme)
     if proxy and not proxy_bypass(target.hostname or ""):
-        return urllib3.ProxyManager(proxy, **settings)  # type: ignore[arg-type]
-    return urllib3.PoolManager(**settings)  # type: ignore[arg-type]
+        return urllib3.ProxyManager(proxy, **settings)
+    return guarded_pool(**settings)
 
 
 def _compress(payload: bytes) -> bytes:

@@ -9,6 +9,7 @@ from urllib3.exceptions import HTTPError
 
 from otel_cost.edge.export._answers import MAX_ANSWER_BYTES, retry_after
 from otel_cost.edge.notify._contract import Refused, Unavailable
+from otel_cost.edge.outbound import ForbiddenAddressError, guarded_pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ class Poster:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._pool = urllib3.PoolManager(num_pools=2, maxsize=1)
+        self._pool = guarded_pool(num_pools=2, maxsize=1)
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> bytes:
         """The beginning of the answer. Redirects are not followed: what is posted may hold a key.
@@ -45,6 +46,8 @@ class Poster:
             )
             told = answer.read(MAX_ANSWER_BYTES, decode_content=True)
             answer.release_conn()
+        except ForbiddenAddressError as error:
+            raise Refused(str(error), "forbidden_address") from None
         except (HTTPError, OSError) as error:
             raise Unavailable(f"no answer: {type(error).__name__}", "connection") from None
         if 200 <= answer.status < 300:
