@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -256,6 +257,12 @@ class Run:
     def _walk(self, step: Step) -> None:
         before = self._place.get(step)
         place = self._place[step] = self.trace(step.trace_id).walk(step)
+        if before is not None and place.agent is not None and place.same_as(before):
+            # Nothing but how far up the tree is known.
+            self._cover(step, place)
+            if self._lone:
+                self._take_back(step, place)
+            return
         agent_was, agent_now = "", ""
         if before is not None:
             agent_was, agent_now = self._agent_key(step, before), self._agent_key(step, place)
@@ -454,13 +461,8 @@ class Run:
             place = self.place(agent)
             parent = place.agent.span_id if place.agent is not None else place.missing.to_bytes(8, "big")
             turns = self._turns.setdefault((parent, agent.agent or agent.name), {})
-            apart = (
-                known
-                for known, times in turns.items()
-                if all(agent.end_ns <= start or end <= agent.start_ns for start, end in times)
-            )
-            key = next(apart, key)
-            turns.setdefault(key, []).append((agent.start_ns, agent.end_ns))
+            key = next((known for known, times in turns.items() if _is_apart(agent, times)), key)
+            insort(turns.setdefault(key, []), (agent.start_ns, agent.end_ns))
         self._threads[agent] = key
         return key
 
@@ -730,6 +732,12 @@ _TOLD_IN_PLACE = frozenset({Source.SPAN, Source.METRIC})
 _COUNTED_APART = frozenset({Source.SPAN, Source.LOG, Source.EVENT})
 _NOWHERE = Place()
 _LATE_NS = 2_000_000_000  # a log record is written at the end of what it tells, or a flush later
+
+
+def _is_apart(agent: Step, times: list[tuple[int, int]]) -> bool:
+    """Does an agent's time overlap none of `times`, which are sorted and do not overlap each other?"""
+    before = bisect_left(times, (agent.end_ns,)) - 1  # the last one that begins before the agent ends
+    return before < 0 or times[before][1] <= agent.start_ns
 
 
 def _told_in(step: Step, rollup: Step) -> bool:

@@ -35,6 +35,15 @@ class Place:
     model: str | None = None  # nearest model named above, for leaves that name none
     missing: int = 0
 
+    def same_as(self, other: Place) -> bool:
+        """The same steps above, wherever the walk ended."""
+        return (
+            self.parent is other.parent
+            and self.over is other.over
+            and self.agents == other.agents
+            and self.model == other.model
+        )
+
 
 @dataclass(slots=True, eq=False)
 class Trace:
