@@ -214,7 +214,8 @@ def speaker(group: Group) -> tuple[Step, frozenset[Flag]]:
     best = min(steps, key=_preference)
     flags = set(group.flags)
     for step in steps:
-        flags |= step.flags if step is best else step.flags - {Flag.INCOMPLETE}
+        # What one record lost another may have; one that repeats its numbers has lost as much.
+        flags |= step.flags if step is best or _totals(step) == _totals(best) else step.flags - {Flag.INCOMPLETE}
         if (
             step.usage is not None
             and best.usage is not None
@@ -249,6 +250,10 @@ def speaker(group: Group) -> tuple[Step, frozenset[Flag]]:
     said.trace_id, said.span_id, said.parent_id = place.trace_id, place.span_id, place.parent_id
     said.start_ns, said.end_ns = place.start_ns, place.end_ns
     return said, frozenset(flags)
+
+
+def _totals(step: Step) -> tuple[int, int] | None:
+    return None if step.usage is None else (step.usage.input, step.usage.output)
 
 
 def _broke_off(step: Step) -> bool:
