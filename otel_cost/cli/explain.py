@@ -82,6 +82,7 @@ def _tell(out: Console, run: Row, *, full: bool) -> None:
             f"{escape(printable(leg['model']))} × {leg['calls']} {money(leg['cost_usd'])}" for leg in run["model_route"]
         ]
         out.print(f"Route: {' → '.join(legs)}", soft_wrap=True)
+    _tell_sums(out, run["sums"])
     _tell_verdict(out, run)
     _tell_alerts(out, run)
     out.print()
@@ -92,12 +93,85 @@ def _tell(out: Console, run: Row, *, full: bool) -> None:
         out.print(f"… and {len(steps) - _STEPS} more steps: --full")
     if echoes:
         out.print(f"[dim]{echoes} more records tell of the same calls; each call is counted and shown once.[/]")
+    _tell_turns(out, run["sums"], full=full)
     _tell_calls(out, run, full=full)
     for one in run["corrections"]:
         out.print(
             f"Corrected: {escape(printable(one['why']))}: {money(one['old_usd'])} became {money(one['new_usd'])}",
             soft_wrap=True,
         )
+
+
+def _tell_sums(out: Console, sums: Row) -> None:
+    """What the money was for: new work and what came back, first tries and others, who rode along, whose work."""
+    from rich.markup import escape
+
+    from otel_cost.cli._tables import money, number
+
+    names = {
+        "new": "new input",
+        "carried": "carried context",
+        "output": "output",
+        "fee": "fees",
+        "other": "not itemised",
+    }
+    parts = [(name, sums["cost"][f"{key}_usd"]) for key, name in names.items()]
+    out.print(f"For {', '.join(f'{name} {money(usd)}' for name, usd in parts if usd != '0') or 'nothing'}.")
+    tries = sums["tries"]
+    again = [f"{money(tries[f'{key}_usd'])} for {name} ({tries[f'{key}_calls']} calls)" for key, name in _AGAIN.items()
+             if tries[f"{key}_calls"]]  # fmt: skip
+    if again:
+        out.print(f"First tries {money(tries['first_usd'])}; [yellow]{', '.join(again)}[/].")
+    for one in sums["carried"][:3]:
+        if one["carried_usd"] != "0":
+            who = f" of {escape(printable(one['name']))}" if one["origin"] in {"tool", "answer"} else ""
+            out.print(
+                f"[dim]Rode along: {_ORIGINS[one['origin']]}{who}, {number(one['tokens'])} tokens, "
+                f"sent again {one['calls']} times for {money(one['carried_usd'])}[/]"
+            )
+    if len(sums["agents"]) > 1:
+        threads = [
+            f"{escape(printable(one['agent']) or 'unattributed')} {money(one['cost_usd'])}"
+            + (f" ({money(one['subtree_usd'])} with its agents)" if one["subtree_usd"] != one["cost_usd"] else "")
+            for one in sums["agents"]
+        ]
+        out.print(f"Agents: {', '.join(threads[:8])}{' …' if len(threads) > 8 else ''}", soft_wrap=True)
+
+
+_AGAIN = {"retry": "retries", "rework": "rework"}
+_ORIGINS = {"tool": "a result", "answer": "an answer", "prompt": "the prompt it began with", "message": "a message"}
+_TURNS = 20
+
+
+def _tell_turns(out: Console, sums: Row, *, full: bool) -> None:
+    from rich.markup import escape
+
+    from otel_cost.cli._tables import money, number
+
+    turns = sums["turns"]
+    if len(turns) < 2:
+        return
+    table = _plain_table()
+    table.title, table.title_justify, table.title_style = "Turns", "left", "bold"
+    for name in ("agent", "", "then"):
+        table.add_column(name, overflow="fold")
+    for name in ("input", "came back", "its cost", "new", "with tools"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for turn in turns if full else turns[:_TURNS]:
+        tried = "" if turn["attempt"] == "first" else f" [yellow]{turn['attempt']}[/]"
+        table.add_row(
+            f"{escape(printable(turn['agent']) or 'unattributed')} {turn['turn']}",
+            f"{escape(printable(turn['model']))}{tried}{' [red]failed[/]' if turn['failed'] else ''}",
+            escape(printable(", ".join(turn["tools"]))),
+            number(turn["input_tokens"]),
+            number(turn["carried_tokens"]) if turn["carried_tokens"] else "",
+            money(turn["carried_usd"]) if turn["carried_tokens"] else "",
+            money(turn["new_usd"]),
+            money(turn["cost_usd"]),
+        )
+    out.print(table)
+    if not full and len(turns) > _TURNS:
+        out.print(f"… and {len(turns) - _TURNS} more turns: --full")
 
 
 _VERDICTS = {"worth_it": "[green]Worth it[/]", "waste": "[red]Waste[/]", "unknown": "Worth it? [yellow]Unknown[/]"}

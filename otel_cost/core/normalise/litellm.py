@@ -43,6 +43,11 @@ def _main(span: SpanEvent) -> Step | None:
     step = read(span, dialect="litellm")
     if step is not None and step.kind in MODEL_KINDS:
         _amounts(step, span.attributes)
+        own = f"response:{span.attributes.get('litellm.call_id')}"
+        if step.failed and own in step.ids:
+            # Without an answer it puts its own name of the call where the answer's id would be.
+            step.ids = tuple(key for key in step.ids if key != own)
+            step.output_begun = step.usage is not None or bool(step.finish_reasons or step.output_text)
     return step
 
 
