@@ -225,7 +225,8 @@ def _outermost(indexes: Sequence[int], parents: Sequence[int | None]) -> Iterato
 def _threads(entries: Sequence[Entry], parents: Sequence[int | None]) -> tuple[list[int], list[Thread]]:
     """Whose work each call is: the nearest agent's, told apart by name where one span holds several agents.
 
-    An agent invoked again under the same parent, never twice at once, is one thread: its next turn goes on.
+    A tool with model calls below it is an agent too, named or not. An agent invoked again under the same
+    parent, never twice at once, is one thread: its next turn goes on.
     """
     thread_of = [-1] * len(entries)
     threads: list[Thread] = []
@@ -235,7 +236,7 @@ def _threads(entries: Sequence[Entry], parents: Sequence[int | None]) -> tuple[l
     ] = {}  # → (end of its last span, its first agent entry)
     stands_for: dict[int, int] = {}
     order = sorted(range(len(entries)), key=lambda index: _when(entries, index))
-    nearest = _nearest_agents(entries, parents)
+    nearest = _nearest_agents(entries, parents, _holders(entries, parents))
     for index in order:
         entry = entries[index]
         if entry.kind != Kind.AGENT:
@@ -257,25 +258,42 @@ def _threads(entries: Sequence[Entry], parents: Sequence[int | None]) -> tuple[l
             continue
         agent = nearest[index]
         agent = stands_for.get(agent, agent) if agent is not None else None
-        name = entry.agent or (None if agent is None else entries[agent].agent or entries[agent].name)
-        key_ = (agent, name)
+        in_tool = agent is not None and entries[agent].kind != Kind.AGENT
+        name = entry.agent
+        if name is None and agent is not None and not in_tool:
+            name = entries[agent].agent or entries[agent].name
+        key_ = (agent, None if in_tool else name)
         number = found.get(key_)
         if number is None:
             number = found[key_] = len(threads)
             threads.append(Thread(name))
+        threads[number].agent = threads[number].agent or name
         threads[number].entries.append(index)
         thread_of[index] = number
     _hang(entries, parents, thread_of, threads)
     return thread_of, threads
 
 
-def _nearest_agents(entries: Sequence[Entry], parents: Sequence[int | None]) -> list[int | None]:
-    """By entry: the nearest agent above it."""
+def _holders(entries: Sequence[Entry], parents: Sequence[int | None]) -> set[int]:
+    """Tool calls that have model calls below them."""
+    holders: set[int] = set()
+    for index, entry in enumerate(entries):
+        above = parents[index] if entry.kind in MODEL_KINDS else None
+        while above is not None and above not in holders:
+            if entries[above].kind == Kind.TOOL and entries[above].is_call:
+                holders.add(above)
+            above = parents[above]
+    return holders
+
+
+def _nearest_agents(entries: Sequence[Entry], parents: Sequence[int | None], holders: set[int]) -> list[int | None]:
+    """By entry: the nearest agent above it, or tool that holds model calls."""
     nearest: list[int | None] = [None] * len(entries)
     for index in reversed(_children_first(parents)):
         parent = parents[index]
         if parent is not None:
-            nearest[index] = parent if entries[parent].kind == Kind.AGENT else nearest[parent]
+            own = entries[parent].kind == Kind.AGENT or parent in holders
+            nearest[index] = parent if own else nearest[parent]
     return nearest
 
 
