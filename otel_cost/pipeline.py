@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from otel_cost.core.assemble import summary
+from otel_cost.core.assemble.run import Change
 from otel_cost.core.assemble.runs import Caps, Runs
 from otel_cost.core.assemble.snapshot import thaw
 from otel_cost.core.decide.closed import closed_by
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from typing import Protocol
 
-    from otel_cost.core.assemble.run import Change, Run
+    from otel_cost.core.assemble.run import Run
     from otel_cost.core.budget import Spend
     from otel_cost.core.decide import Decision
     from otel_cost.core.drift import Ran
@@ -305,6 +306,37 @@ class Engine:
     def keep_standing(self) -> bytes:
         """What rules about loops have decided and still stands; budgets are counted again at a start."""
         return self._standing.keep(self._deciding)
+
+    def retell(self, step: Step, now_ns: int) -> None:
+        """Take in a step that was written down before: without its content, and with whom it was for as it was said."""
+        run = self.runs.take(step.tenant, step.trace_id, step, 0, now_ns)
+        steps = len(run.steps)
+        if step.span_id:
+            self.runs.spans += run.add_span(step.trace_id, step.span_id, step.parent_id, step)
+        else:
+            run.add_step(step)
+        self.runs.steps += len(run.steps) - steps
+        if step.kind in MODEL_KINDS:
+            run = self.runs.twin(run, step)
+        self._follow(run, now_ns)
+
+    def retell_tree(self, run: Run, now_ns: int) -> None:
+        """Take in the spans of a recorded run that are no steps, so that its steps find their places."""
+        known = {(step.trace_id, step.span_id) for step in run.steps}
+        for trace in run.traces.values():
+            for span, parent in trace.parents.items():
+                span_id = span.to_bytes(8, "big")
+                if trace.id and (trace.id, span_id) not in known:
+                    into = self.runs.take(run.tenant, trace.id, None, 0, now_ns)
+                    parent_id = parent.to_bytes(8, "big") if parent else b""
+                    self.runs.spans += into.add_span(trace.id, span_id, parent_id, None)
+
+    def retell_metered(self, run: Run, now_ns: int) -> None:
+        """Take in a recorded run of which only metrics tell: its calls count in budgets, and it is over."""
+        for call in run.calls.values():
+            self._budgets(self.policy.put(run, Change(None, call), now_ns), now_ns)
+        self.policy.forget(run)
+        self._effects.closed.append(summary.close(run))
 
     def restore_drift(self, runs: Iterable[Ran], told: Collection[tuple[str, str]], now_ns: int) -> None:
         """After a restart: finished runs of before, by end. `told`: (tenant, id) of alerts that were written down."""

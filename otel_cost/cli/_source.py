@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from base64 import b64decode
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ from otel_cost.edge.serve.when import instant_ns
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from otel_cost.edge.ledger.duckdb import DuckDbLedger
@@ -33,6 +35,9 @@ class Source(Protocol):
     def runs(self, top: int, since: str | None) -> list[Row]: ...
 
     def run(self, run_or_trace_id: str) -> Row | None: ...
+
+    def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
+        """As `Ledger.recorded`."""
 
 
 def open_source(config: Sequence[Path] | None, data_dir: Path | None) -> Source:
@@ -117,6 +122,18 @@ class _Api:
     def run(self, run_or_trace_id: str) -> Row | None:
         return self._get(f"/v1/runs/{quote(run_or_trace_id, safe='')}", {}, missing_ok=True) or None
 
+    def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
+        fields = {"since": since} if since else {}
+        try:
+            answer = self._http.request("GET", f"{self._url}/v1/recorded", fields=fields, preload_content=False)
+            if answer.status != 200:
+                raise UsageError(str(answer.json().get("error", f"HTTP {answer.status}")))
+            for line in answer:
+                told = json.loads(line)
+                yield told["tenant"], told["run_id"], b64decode(told["snapshot"]), told["verdict"]
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise UsageError(f"the service at {self._url} does not answer: {error}") from error
+
     def _get(self, path: str, fields: dict[str, str | None], *, missing_ok: bool = False) -> Row:
         given = {key: value for key, value in fields.items() if value}
         try:
@@ -146,6 +163,9 @@ class _File:
 
     def run(self, run_or_trace_id: str) -> Row | None:
         return self._ledger.run(run_or_trace_id)
+
+    def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
+        return self._ledger.recorded(_ns(since))
 
 
 def _ns(written: str | None) -> int | None:

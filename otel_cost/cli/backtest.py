@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otel_cost.edge.backtest import over_files
+from otel_cost.cli._source import open_source
+from otel_cost.edge.backtest import over_files, over_ledger
 from otel_cost.edge.backtest_page import write_page
 from otel_cost.edge.config import load_config
 from otel_cost.errors import UsageError
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 
 def backtest(
     rules: Annotated[list[str], typer.Option(help="Rule files or folders to be tested, or bundled:NAME")],
-    against: Annotated[list[Path] | None, typer.Option(help="OTLP files or folders")] = None,
+    against: Annotated[list[Path] | None, typer.Option(help="OTLP files or folders. Default: the ledger")] = None,
     more: Annotated[list[Path] | None, typer.Argument(help="More of --against", show_default=False)] = None,
+    since: Annotated[str, typer.Option(help="Of the ledger, from here on: 30d (ago), 2026-11-01, RFC 3339")] = "30d",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report with charts to this file")] = None,
     config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Config with the live rules")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data")] = None,
 ) -> None:
-    """What these rules would have done, on OTLP files, beside what the live rules did.
+    """What these rules would have done, on recorded runs or on OTLP files, beside what the live rules did.
 
     Per rule: how often it would fire, what was spent after it first fired (it can save no more than that), successful
     runs it would have cut, and what it does otherwise than the rules in force.
@@ -36,11 +39,14 @@ def backtest(
     loaded = load_config(config or [])
     lines: list[Line] = []
     tell = _print if as_json else lines.append
-    if not paths:
-        raise UsageError("--against: name OTLP files or folders")
-    result, broken = over_files(loaded, rules, paths, tell, _say)
+    if paths:
+        result, broken = over_files(loaded, rules, paths, tell, _say)
+    else:
+        source = open_source(config, data_dir)
+        result, broken = over_ledger(loaded, rules, source.recorded(since), tell), 0
     if html is not None:
-        about = {"Rules": ", ".join(rules), "Against": ", ".join(map(str, paths)), "Live": ", ".join(loaded.rules)}
+        what = ", ".join(map(str, paths)) or f"the ledger, since {since}"
+        about = {"Rules": ", ".join(rules), "Against": what, "Live": ", ".join(loaded.rules)}
         try:
             write_page(html, result, about)
         except OSError as error:

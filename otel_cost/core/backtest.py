@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_cost.core.enrich.lines import Line, usd
 from otel_cost.core.model.vocabulary import Category
 from otel_cost.core.rules.kind import KINDS, Mode, decision_verbs
+from otel_cost.core.rules.match import attribute_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.effects import Effects
@@ -175,6 +176,47 @@ def compare(candidate: Witness, live: Witness) -> Backtest:
         cost_nano=sum(costs) if costs else None,
         incomplete_runs=sum(not run.summary.complete for run in candidate.runs.values()),
     )
+
+
+def not_recorded(rules: RuleSet, live: RuleSet, said: Collection[str]) -> list[str]:
+    """Rules that ask for what the ledger does not keep, each with what that is.
+
+    Args:
+        rules: those to be tested.
+        live: those in force: attributes that they name are kept.
+        said: names that recorded calls are known by.
+    """
+    missing = [
+        f"{rule.name}: detector `{rule.detector.name}` reads arguments, results or messages of calls"
+        for rule in rules.loops
+        if not rule.detector.recorded
+    ]
+    missing += [
+        f"{rule.name}: escalation asks in what way a call failed"
+        for rule in rules.rules.get("escalation", ())
+        if rule.mode is not Mode.OFF
+    ]
+    kept = live.attributes | set(said)
+    users: dict[str, list[str]] = {}
+    for name in sorted(rules.attributes):
+        if name not in kept and (attribute_of(name) or name) not in kept:
+            users[name] = [rule for rule, asked in _asking(rules) if name in asked]
+    missing += [f"{', '.join(who) or 'a rule'}: attribute `{name}` was not kept" for name, who in users.items()]
+    if rules.identity.sources and rules.identity != live.identity:
+        missing.append("identity: it reads attributes that were not kept; who spent is kept as the live rules had it")
+    return missing
+
+
+def _asking(rules: RuleSet) -> Iterator[tuple[str, frozenset[str]]]:
+    """Every rule with the names that it asks for."""
+    for loop in rules.loops:
+        yield loop.name, loop.match.names
+    for budget in rules.budgets:
+        yield budget.name, budget.budget.match.names | set(budget.budget.per)
+    for exception in rules.exceptions:
+        yield exception.name, exception.relief.match.names
+    for drift in rules.regressions:
+        yield drift.name, drift.match.names | set(drift.per)
 
 
 def decision_lines(fired: Fired, sessions: Iterable[str] = ()) -> Iterator[Line]:

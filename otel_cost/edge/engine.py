@@ -13,6 +13,7 @@ from otel_cost.pipeline import Engine, Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from otel_cost.core.price import PriceBook
     from otel_cost.edge.config import Config
     from otel_cost.pipeline import Snapshots
 
@@ -23,10 +24,13 @@ def build_engine(
     rules: Sequence[str] | RuleSet | None = None,
     snapshots: Snapshots | None = None,
     tells_nobody: bool = False,
+    book: PriceBook | None = None,
 ) -> Engine:
     """The engine that a config describes; `rules` take the place of the configured ones.
 
     `tells_nobody`: the driver sends nothing, so that the secrets of contacts need not be there.
+
+    `book`: instead of the one that the config names.
 
     Raises:
         UsageError: a file that is named is not there.
@@ -38,7 +42,7 @@ def build_engine(
         open_steps=config.engine.max_open_steps,
     )
     return Engine(
-        load_price_book(config.prices),
+        load_price_book(config.prices) if book is None else book,
         rules
         if isinstance(rules, RuleSet)
         else read_rules(config.rules if rules is None else rules, tells_nobody=tells_nobody),

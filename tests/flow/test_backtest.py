@@ -183,3 +183,112 @@ def test_harm_is_the_successful_work_that_a_rule_would_have_cut(
     assert (cap["harmed_runs"], cap["harmed_traces_count"], cap["cut_runs_unknown"]) == (["good"], 1, 0)
     assert cap["harmed_traces"] == [b"good".hex().ljust(32, "0")]
     assert cap["harmed_usd"] == "0.12250"[:6]
+
+
+# --- over the ledger ---
+
+STORED = """
+version: 1
+budgets:
+  - {name: run-cap, per: [run], limit: {usd: 0.05}, warn: [{at: 60%}], at_limit: {do: [{ask: {}}], hard_stop_at: 200%}}
+  - {name: team-cap, per: [team], limit: {usd: 0.1, window: 1d}, at_limit: {do: [{deny: {scope: all}}]}}
+loops:
+  - {name: context, detect: growing_context, with: {turns: 3}, do: [{warn: {}}]}
+"""
+
+
+def growing(start_ns: int) -> list[bytes]:
+    """What `sent` sends, and a run whose context grows; teams are told by the resource."""
+    bodies = sent(start_ns)
+    for turn in range(6):
+        call = chat(
+            "grows",
+            90 + turn,
+            start_ns + turn * 4 * SECOND,
+            100,
+            gen_ai__usage__input_tokens=20_000 * (turn + 1),
+        )
+        bodies.append(request(call, resource={"team.id": "core"}))
+    return bodies
+
+
+def test_over_the_ledger_it_says_what_it_says_over_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bodies = growing(time.time_ns() - 600 * SECOND)
+    stored, config, input_ = tmp_path / "stored.yaml", tmp_path / "live-config.yaml", tmp_path / "in.jsonl"
+    stored.write_text(STORED)
+    (tmp_path / "live.yaml").write_text(LIVE)
+    config.write_text("rules: [live.yaml]\n")
+    input_.write_bytes(b"\n".join(bodies) + b"\n")
+    _, over_files, _ = backtest(capsys, "--rules", stored, "--against", input_, "-c", config)
+    folder = tmp_path / "serve"
+    folder.mkdir()
+    service = Process(folder, f"rules: [{tmp_path / 'live.yaml'}]\nengine: {{settle: 0s, idle: 1s}}\n")
+    told = []
+    try:
+        for body in bodies:
+            post = urllib.request.Request(
+                f"http://{service.http}/v1/traces", body, {"content-type": "application/json"}, method="POST"
+            )
+            urllib.request.urlopen(post, timeout=10).close()
+        until(lambda: [run["open"] for run in service.get("/v1/runs?top=100")["runs"]] == [False] * 4, 60)
+        where = ["--rules", stored, "-c", config, "--data-dir", service.data]
+        told.append(backtest(capsys, *where))
+        assert backtest(capsys, *where, "--since", "2020-01-01")[0] == 0
+    finally:
+        service.stop()
+    told.append(backtest(capsys, *where))
+    names = ("rule", "kind", "run_id", "severity", "action", "at_span_id", "span_ids", "state")
+    expected = [[line[name] for name in names] for line in over_files if line["type"] == "alert"]
+    assert {row[0] for row in expected} == {"run-cap", "team-cap", "context"}
+    for code, lines, _ in told:
+        assert code == 0
+        alerts = [[line[name] for name in names] for line in lines if line["type"] == "alert"]
+        assert sorted(map(str, alerts)) == sorted(map(str, expected))
+        for kind in ("rule", "backtest"):
+            figures = [
+                {key: line[key] for key in line if not key.startswith("live") and key not in {"diff", "removed"}}
+                for line in lines
+                if line["type"] == kind and not line.get("removed")
+            ]
+            of_files = [
+                {key: line[key] for key in line if not key.startswith("live") and key not in {"diff", "removed"}}
+                for line in over_files
+                if line["type"] == kind and not line.get("removed")
+            ]
+            assert sorted(map(str, figures)) == sorted(map(str, of_files))
+
+
+def test_over_the_ledger_rules_that_ask_for_what_is_not_kept_are_refused_by_name(
+    files: tuple[Path, Path, Path, list[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, config, _, bodies = files
+    folder = tmp_path / "serve"
+    folder.mkdir()
+    service = Process(folder, "engine: {settle: 0s, idle: 1s}\n")
+    try:
+        for body in bodies:
+            post = urllib.request.Request(
+                f"http://{service.http}/v1/traces", body, {"content-type": "application/json"}, method="POST"
+            )
+            urllib.request.urlopen(post, timeout=10).close()
+        until(lambda: [run["open"] for run in service.get("/v1/runs")["runs"]] == [False] * 3, 60)
+    finally:
+        service.stop()
+    rules = tmp_path / "asks.yaml"
+    rules.write_text(
+        "version: 1\nidentity: {team: [squad.name]}\n"
+        "loops: [{name: same-error, detect: repeated_error}, {name: grows, detect: growing_context}]\n"
+        "budgets: [{name: by-branch, per: ['attr:git.branch'], limit: {usd: 1, window: 1d}}]\n"
+    )
+    code, lines, err = backtest(capsys, "--rules", rules, "-c", config, "--data-dir", folder / "data")
+    assert (code, lines) == (2, [])
+    assert "same-error: detector `repeated_error` reads arguments, results or messages" in err
+    assert "by-branch: attribute `attr:git.branch` was not kept" in err
+    assert "identity: it reads attributes that were not kept" in err
+    assert "--against DIR" in err
+    assert "grows:" not in err
+    code, _, err = backtest(capsys, "--rules", rules, "-c", config, "--data-dir", tmp_path / "nothing")
+    assert code == 2
+    assert "nothing has been recorded" in err

@@ -68,6 +68,7 @@ class Detector(Generic[S]):
     state: Callable[[], S]
     observe: Callable[[S, Observed, Any], Iterable[Finding]]
     kinds: frozenset[Kind] = CALL_KINDS
+    recorded: bool = False  # sees the same in calls as the ledger keeps them: it needs no arguments, results, messages
 
 
 TOOLS: Final = frozenset({Kind.TOOL})

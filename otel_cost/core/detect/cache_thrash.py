@@ -111,5 +111,6 @@ DETECTOR = Detector(
     state=State,
     observe=observe,
     kinds=frozenset({Kind.INFERENCE}),
+    recorded=True,
 )
 register(DETECTOR)

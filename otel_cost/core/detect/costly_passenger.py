@@ -135,5 +135,6 @@ DETECTOR = Detector(
     state=State,
     observe=observe,
     kinds=frozenset({Kind.INFERENCE, Kind.TOOL}),
+    recorded=True,
 )
 register(DETECTOR)

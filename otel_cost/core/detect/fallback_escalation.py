@@ -121,5 +121,6 @@ DETECTOR = Detector(
     state=State,
     observe=observe,
     kinds=frozenset({Kind.INFERENCE, Kind.TOOL}),
+    recorded=True,
 )
 register(DETECTOR)

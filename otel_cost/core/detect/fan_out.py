@@ -63,5 +63,7 @@ def _finding(episode: Episode, at_span_id: bytes) -> Finding:
     )
 
 
-DETECTOR = Detector(name="fan_out", category=Category.WASTE, settings=FanOut, state=State, observe=observe)
+DETECTOR = Detector(
+    name="fan_out", category=Category.WASTE, settings=FanOut, state=State, observe=observe, recorded=True
+)
 register(DETECTOR)

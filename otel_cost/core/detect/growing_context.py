@@ -142,5 +142,6 @@ DETECTOR = Detector(
     state=State,
     observe=observe,
     kinds=frozenset({Kind.INFERENCE}),
+    recorded=True,
 )
 register(DETECTOR)

@@ -182,6 +182,14 @@ class Ledger(Protocol):
     def outcomes_by_keys(self, tenant: str, keys: Sequence[str], start_ns: int) -> list[Outcome]:
         """What became of a run that is known by these keys and began at `start_ns`."""
 
+    def recorded(
+        self, since_ns: int | None = None, until_ns: int | None = None, tenant: str | None = None
+    ) -> Iterator[tuple[str, str, bytes, str]]:
+        """(tenant, run id, snapshot, verdict) of closed runs that were at work in a stretch of time, by start.
+
+        Only to be read: unlike with `closed_runs`, nothing that follows is taken for such a run's whole truth.
+        """
+
     def finished(self, since_ns: int) -> Iterator[Ran]:
         """Closed runs that ended at `since_ns` or later and whose cost has no holes, as drift compares them, by end."""
 

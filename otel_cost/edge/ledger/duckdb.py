@@ -24,7 +24,7 @@ from otel_cost.core.enrich.records import alert_json, correction_json
 from otel_cost.core.model.money import Rate, exact_text, usd_to_nano
 from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
-from otel_cost.core.outcomes import outcome_json, outcome_of, reaching
+from otel_cost.core.outcomes import judge, outcome_json, outcome_of, reaching
 from otel_cost.core.per_outcome import ROUTE, Part, cost_per_outcome
 from otel_cost.edge.ledger import ATTRIBUTE, LedgerUnavailableError, Row, checked_dimensions
 from otel_cost.edge.ledger.story import story, told_run, with_outcomes
@@ -655,6 +655,23 @@ class DuckDbLedger:
             [tenant, list(keys)],
         )
         return reaching([(key, outcome_of(json.loads(line))) for key, line in rows], start_ns)
+
+    def recorded(
+        self, since_ns: int | None = None, until_ns: int | None = None, tenant: str | None = None
+    ) -> Iterator[tuple[str, str, bytes, str]]:
+        names = self._rows(
+            "SELECT tenant, run_id FROM runs WHERE end_ns >= ? AND start_ns < ? AND (?::VARCHAR IS NULL OR tenant = ?)"
+            " ORDER BY start_ns, tenant, run_id",
+            [_from(since_ns), _until(until_ns), tenant, tenant],
+        )
+        for at in range(0, len(names), 100):
+            some = names[at : at + 100]
+            outcomes = self.outcomes(some)
+            for owner, run_id in some:
+                rows = self._rows("SELECT snapshot FROM snapshots WHERE tenant = ? AND run_id = ?", [owner, run_id])
+                verdict = judge(outcomes.get((owner, run_id), ())).verdict
+                if rows:
+                    yield owner, run_id, bytes(rows[0][0]), verdict
 
     def finished(self, since_ns: int) -> Iterator[Ran]:
         since = [_from(since_ns)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
+from base64 import b64encode
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
@@ -15,7 +17,7 @@ import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -100,6 +102,17 @@ def make_app(
             return JSONResponse({"runs": views.open_runs(tenant)[:top]})
         return JSONResponse({"runs": views.runs(top or 20, *_times(request), tenant)})
 
+    def recorded(request: Request) -> Response:
+        """Closed runs as they sleep, a JSON line each: what a backtest is fed with. No content is in them."""
+        since_ns, until_ns = _times(request)
+        found = views.ledger.recorded(since_ns, until_ns, request.query_params.get("tenant"))
+        lines = (
+            json.dumps({"tenant": owner, "run_id": run_id, "snapshot": b64encode(frozen).decode(), "verdict": verdict})
+            + "\n"
+            for owner, run_id, frozen, verdict in found
+        )
+        return StreamingResponse(lines, media_type="application/x-ndjson")
+
     def one_run(request: Request) -> Response:
         run = views.run(request.path_params["id"], request.query_params.get("tenant"))
         if run is None:
@@ -147,6 +160,7 @@ def make_app(
             Route("/metrics", metrics),
             Route("/v1/report", report),
             Route("/v1/runs", runs),
+            Route("/v1/recorded", recorded),
             Route("/v1/runs/{id:path}", one_run),
             Route("/v1/traces/{id:path}", one_run),
             Route("/v1/alerts", alerts),

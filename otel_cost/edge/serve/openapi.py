@@ -66,6 +66,13 @@ def document() -> dict[str, Any]:
                 answer=_object(runs={"type": "array", "items": {"$ref": "#/components/schemas/Run"}}),
                 refused=True,
             ),
+            "/v1/recorded": {
+                "get": {
+                    "summary": "Closed runs as they sleep, a JSON line each, for `backtest`; no content is in them",
+                    "parameters": [*times, tenant],
+                    "responses": {"200": {"description": "NDJSON", "content": {"application/x-ndjson": {}}}},
+                }
+            },
             "/v1/runs/{id}": _get(
                 "One run with its tree, calls, alerts",
                 [run_id, tenant],
