@@ -387,7 +387,7 @@ class Service:
             self.engine.restore_drift(runs, self._said, now_ns())
 
         self._ask(swap)
-        self._notifier.use(build_telling(rules))
+        self._notifier.use(build_telling(rules, self.config.data_dir / "sinks"))
 
     def _ask(self, question: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever the question answers
         """Ask the engine on its own thread."""

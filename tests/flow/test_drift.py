@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import time
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from backtest_helper import chat, request
 from policy_helper import DAY, HOUR, SECOND, T0, Stage
+from running import Process, until
 
 from github_stub import GitHubStub
 from otel_cost.core.enrich.records import alert_json
@@ -171,3 +176,65 @@ def test_what_the_ledger_gives_back_is_what_the_engine_saw(house: House) -> None
         assert written == seen
     assert any(one.loops for one in found)
     assert house.ledger.finished(T0 + 2 * HOUR).__next__().run_id == "run-2"
+
+
+SERVED = """
+version: 1
+regressions:
+  - name: workflow-drift
+    per: [workflow]
+    baseline: {last: 14d, min_runs: 20}
+    fire: {ratio: 1.5, for: 3 of last 5}
+    do: [{issue: agent-cost}]
+contacts:
+  - {name: agent-cost, github: {repo: acme/agents, token: "${env:ISSUE_TOKEN}", url: "%s", assignees: [ann]}}
+"""
+
+
+@pytest.mark.slow
+def test_the_service_files_it_comments_and_opens_it_again_over_a_kill(
+    tmp_path: Path, github: GitHubStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISSUE_TOKEN", "t0ken")
+    (tmp_path / "rules.yaml").write_text(SERVED % github.url)
+    config = "rules: [rules.yaml]\nengine: {settle: 0s, idle: 1s}\napi: {external_url: 'http://cost.example'}\n"
+    begun = time.time_ns() - 3000 * SECOND
+
+    def send(service: Process, numbers: range, output: int, model: str) -> None:
+        spans = [
+            chat(f"run-{n}", 2, begun + n * 60 * SECOND, output, model, otel_cost__workflow="fix-bug") for n in numbers
+        ]
+        urllib.request.urlopen(
+            urllib.request.Request(
+                f"http://{service.http}/v1/traces", request(*spans), {"content-type": "application/json"}, method="POST"
+            ),
+            timeout=10,
+        ).close()
+        sent = {f"run-{n}" for n in numbers}
+        until(lambda: sent <= {run["run_id"] for run in service.get("/v1/runs?top=99")["runs"] if not run["open"]}, 60)
+
+    first = Process(tmp_path, config)
+    try:
+        send(first, range(20), 4000, "gpt-5")
+        send(first, range(20, 23), 20_000, "gpt-5.1")
+        until(lambda: github.issues, 60)
+    finally:
+        first.stop(signal.SIGKILL)
+    (issue,) = github.issues.values()
+    assert "a run costs 0.2 USD, was 0.04" in issue["title"]
+    assert issue["assignees"] == [{"login": "ann"}]
+    assert "http://cost.example/runs/run-22" in issue["body"]
+    assert "| model route | `gpt-5` | `gpt-5.1` |" in issue["body"]
+    second = Process(tmp_path, config)
+    try:
+        send(second, range(23, 24), 20_000, "gpt-5.1")
+        until(lambda: github.comments[1], 60)
+        issue["state"] = "closed"
+        send(second, range(24, 25), 20_000, "gpt-5.1")
+        until(lambda: issue["state"] == "open" and len(github.comments[1]) == 2, 60)
+        (alert,) = [one for one in second.get("/v1/alerts")["alerts"] if one["category"] == "drift"]
+        assert (alert["state"], alert["evidence"]["breaches"]) == ("firing", 3)
+    finally:
+        second.stop()
+    assert len(github.issues) == 1
+    assert len([one for one in github.posted() if one.startswith("POST")]) == 3
