@@ -69,3 +69,73 @@ def test_what_does_not_load_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run(["test", str(tmp_path / "nope.yaml")]) == 2
     (tmp_path / "empty").mkdir()
     assert run(["test", str(tmp_path / "empty")]) == 2
+
+
+ESCALATION = """version: 1
+budgets: [{name: cap, per: [run], limit: {usd: 5}, at_limit: {do: [{ask: }]}}]
+escalation:
+  - name: strong-later
+    models: [opus]
+    allow_if: {prior: {models: [haiku], failed: [tests_failed], count: 2}}
+    else: {do: [{downgrade: {to: haiku}}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        (
+            "spans: [{hook: before_model, model: opus, expect: allow}]",
+            "spans[0] before_model: expected allow, is downgrade (strong-later: opus after 0 of 2 failures of haiku",
+        ),
+        (
+            "spans: [{hook: before_model, model: opus, expect: downgrade, to: sonnet}]",
+            "expected a downgrade to sonnet, it is to haiku",
+        ),
+        (
+            "spans: [{hook: before_model, model: opus, rule: cap}]",
+            "expected cap to decide, it is strong-later",
+        ),
+        (
+            "spans: [{hook: before_model, model: opus}], no_decisions: [strong-later]",
+            "was told downgrade (strong-later",
+        ),
+        ("spans: [{hook: before_model, model: opus}], no_decisions: ['*']", "was told downgrade"),
+        (
+            "spans: [{hook: before_model, model: opus, times: 2}], decisions: [{decision: downgrade, count: 1}]",
+            "expected downgrade: 1 times, was 2",
+        ),
+        ("spans: [{usd: 1}], decisions: [{decision: deny}]", "expected deny: at least 1 times, was 0; told: no hooks"),
+        ("spans: [{usd: 1}], no_alerts: [strong-latre]", "strong-latre: no rule is called so; did you mean `strong-la"),
+        ("spans: [{usd: 1, run: r}], no_budgets: [cap]", "cap {'run': 'r'}: counted 1"),
+        ("spans: [{usd: 1}], budgets: [{rule: cap, left_usd: 3}]", "cap: expected left_usd 3, is 4"),
+        ("spans: [{usd: 6}], alerts: [{rule: cap, state: resolved}]", "cap: did not resolve"),
+    ],
+)
+def test_decisions_and_counters_that_are_not_as_expected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], test: str, said: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(ESCALATION)
+    assert run(["test", str(written(tmp_path, f"  - {{name: t, {test}}}\n", "mine.yaml"))]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_hooks_news_and_pauses_are_input_as_spans_are(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(ESCALATION.replace("[tests_failed]", "[tests_failed, quality]"))
+    tests = """
+  - name: t
+    spans:
+      - {usd: 6, run: r, model: haiku}
+      - {hook: before_tool, run: r, tool: bash, expect: ask, rule: cap}
+      - {hook: before_model, run: s, model: haiku, expect: allow}
+      - {hook: after_tool, run: s, tool: bash, arguments: pytest, error: 1 failed}
+      - {hook: before_model, run: s, model: opus, expect: downgrade, to: haiku}
+      - {outcome: quality, run: s}
+      - {hook: before_model, run: s, model: opus, expect: allow}
+      - {wait: 2d}
+      - {hook: before_tool, run: r, tool: bash, expect: allow}
+    decisions: [{decision: ask, rule: cap, run: r, count: 1}, {decision: downgrade, count: 1}]
+    no_decisions: [deny, stop]
+    alerts: [{rule: cap, run: r, category: budget}, {rule: cap, state: resolved}]
+"""
+    assert run(["test", str(written(tmp_path, tests, "mine.yaml"))]) == 0

@@ -86,8 +86,8 @@ class RuleSet:
 
     @property
     def defaults(self) -> defaults.Defaults:
-        given = self.of(defaults.KIND)
-        return given[0] if given else defaults.Defaults()
+        """Of all documents together; each is said in one place only."""
+        return _joined(self.of(defaults.KIND))
 
     @property
     def identity(self) -> identity.Identity:
@@ -182,8 +182,7 @@ def load_rules(documents: Iterable[Document], now_ns: int | None = None, read: R
         found, wrong = _checked(document, names)
         placed += found
         problems += wrong
-    said = [one.model for one in placed if one.kind == defaults.KIND.name]
-    site_defaults = said[0] if said else defaults.Defaults()
+    site_defaults = _joined(one.model for one in placed if one.kind == defaults.KIND.name)
     for index, one in enumerate(placed):
         reader = None if read is None else _reader(read, one.site.document, looked_up)
         placed[index] = one._replace(site=replace(one.site, defaults=site_defaults, read=reader))
@@ -213,6 +212,10 @@ def load_rules(documents: Iterable[Document], now_ns: int | None = None, read: R
 def rules_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a rule file."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | RuleFile.model_json_schema()
+
+
+def _joined(given: Iterable[defaults.Defaults]) -> defaults.Defaults:
+    return defaults.Defaults(**{name: getattr(one, name) for one in given for name in one.model_fields_set})
 
 
 Read = Callable[["Document", str], str]

@@ -164,7 +164,7 @@ def _hard_stops(budgets: Sequence[Placed]) -> Iterator[tuple[Problem, bool]]:
     first_of: dict[tuple[object, ...], tuple[Placed, Path]] = {}
     for one in budgets:
         place = _stop_of(one)
-        if place is None or one.model.mode is Mode.OFF:
+        if place is None or (one.model.mode or one.site.defaults.mode) is not Mode.ENFORCE:
             continue
         written = json.dumps(one.model.match.written, sort_keys=True, default=str)
         first, path = first_of.setdefault((*sorted(one.model.per), written), (one, place))
