@@ -16,7 +16,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.decode.otlp import span_events
-from otel_cost.core.model.attributes import text
+from otel_cost.core.model.attributes import ask, text
 from otel_cost.core.model.event import SpanEvent
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.outcome import UNJUDGED, Judgement, Outcome, Result, Verdict
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 
 EVALUATION: Final = "gen_ai.evaluation.result"
 OWN_ATTRIBUTE: Final = "otel_cost.outcome"
+_EVALUATED: Final = "gen_ai.evaluation.name"
 
 BRANCH: Final = ("vcs.ref.head.name",)
 COMMIT: Final = ("vcs.ref.head.revision",)
 TICKET: Final = ("otel_cost.ticket", "ticket.id", "issue.id", "vcs.change.id")
 _REPOSITORY: Final = ("vcs.repository.name", "vcs.repository.url.full")
+_PLACES: Final = frozenset((*BRANCH, *COMMIT, *TICKET))
+ask(*_PLACES)
 
 JOINS: Final = {
     "trace": "trace",
@@ -185,17 +188,17 @@ class Places:
     def __init__(self) -> None:
         self._resource: Resource | None = None
         self._of_resource: dict[str, str] = {}
+        self._keys: frozenset[str] | None = None  # of the resource alone
 
     def of(self, event: SpanEvent | LogEvent) -> frozenset[str] | None:
         """The keys that a record gives its run; None: none."""
         if event.resource is not self._resource:
             self._resource = event.resource
-            self._of_resource = _said(event.resource.attributes)
-        said = self._of_resource
-        raw = event.raw
-        if not raw or b"vcs." in raw or b"ticket" in raw or b"issue.id" in raw:  # every span is asked: no loop
-            said = said | _said(event.attributes)
-        return joins_of(said) if said else None
+            said = self._of_resource = _said(event.resource.attributes)
+            self._keys = joins_of(said) if said else None
+        if _PLACES.isdisjoint(event.attributes.told()):
+            return self._keys
+        return joins_of(self._of_resource | _said(event.attributes))
 
 
 def _said(attributes: Attributes) -> dict[str, str]:
@@ -255,15 +258,16 @@ class Reader:
         self._attributes = [rule for rule in self._rules if rule.origin == "attribute"]
         self._own = not any(rule.pattern == OWN_ATTRIBUTE for rule in self._attributes)
         self._events = {EVALUATION, *(rule.pattern for rule in self._rules if rule.origin == "event")}
-        names = {b"gen_ai.evaluation.", OWN_ATTRIBUTE.encode()}
-        names |= {rule.pattern.encode() for rule in self._rules if rule.origin in {"attribute", "event"}}
-        self._needles = tuple(names)
+        self._keys = frozenset(
+            {_EVALUATED, OWN_ATTRIBUTE, *(rule.pattern for rule in self._rules if rule.origin == "attribute")}
+        )
+        ask(*self._keys)
+        self._names = tuple(name.encode() for name in self._events)
         self._of_resource = any(rule.origin == "attribute" for rule in self._rules)
 
     def read(self, event: SpanEvent | LogEvent) -> list[Outcome]:
-        """News in one record; nearly always none, which costs two searches in its bytes."""
-        raw = event.raw
-        if raw and not self._of_resource and not any(needle in raw for needle in self._needles):
+        """News in one record; nearly always none, which costs a look at its keys."""
+        if not self._of_resource and self._keys.isdisjoint(event.attributes.told()) and not self._has_event(event):
             return []
         found: list[Outcome] = []
         at_ns = event.end_ns if isinstance(event, SpanEvent) else event.time_ns
@@ -271,12 +275,17 @@ class Reader:
             for index, inner in enumerate(span_events(event.raw_events)):
                 if inner.name in self._events:
                     found += self._of_event(inner.name, inner.attributes, event, inner.time_ns or at_ns, str(index))
-            if "gen_ai.evaluation.name" in event.attributes:
+            if _EVALUATED in event.attributes:
                 found += self._of_event(EVALUATION, event.attributes, event, at_ns, "self")
         elif event.name in self._events:
             found += self._of_event(event.name, event.attributes, event, at_ns, event.name)
         found += self._of_attributes(event, at_ns)
         return found[:_MOST]
+
+    def _has_event(self, event: SpanEvent | LogEvent) -> bool:
+        if not isinstance(event, SpanEvent):
+            return event.name in self._events
+        return any(name in raw for raw in event.raw_events for name in self._names)
 
     def _of_event(
         self, name: str, said: Attributes, event: SpanEvent | LogEvent, at_ns: int, place: str
