@@ -42,13 +42,17 @@ def _span(span: SpanEvent) -> Step | None:
     step = read_span(span, dialect="logfire")
     if step is None or step.kind not in MODEL_KINDS:
         return step
-    request = opened_map(attributes.get("request_data"))
-    if request.get("stream") is True and step.usage is None and not step.failed:
-        if attributes.get("logfire.span_type") != "log":
-            return None  # the record written at the end of the stream tells this call
+    if attributes.get("logfire.span_type") == "log":
         step.start_ns -= _duration_ns(attributes)
+    elif step.usage is None and not step.failed and not (step.ids or step.output_text or step.finish_reasons):
+        request = opened_map(attributes.get("request_data"))
+        if request.get("stream") is True or not _ANSWERS & attributes:
+            return None  # the record written at the end of the stream tells this call
     _details(step, attributes)
     return step
+
+
+_ANSWERS: Final = dict.fromkeys(("response_data", "response", "gen_ai.output.messages")).keys()
 
 
 def _duration_ns(attributes: Attributes) -> int:

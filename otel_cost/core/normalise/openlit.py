@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.core.model.vocabulary import Basis, Kind
+from otel_cost.core.model.vocabulary import Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import as_text, reported_nano
 from otel_cost.core.normalise.semconv import OPERATIONS, kind_of, read_log, read_span
@@ -36,6 +36,10 @@ def _span(span: SpanEvent) -> Step | None:
     attributes = span.attributes
     told = attributes.get("gen_ai.operation.name")
     operation = told if isinstance(told, str) and told else None
+    named, _, model = span.name.partition(" ")
+    bare = operation is None and span.is_error and span.scope.name.startswith(_OWN) and bool(model)
+    if bare:
+        operation = named  # a call that was refused has nothing but its name
     kind = OPERATIONS.get(operation or "") or _OPERATIONS.get(operation or "") or kind_of(attributes, operation)
     if kind is None:
         return None
@@ -48,6 +52,10 @@ def _span(span: SpanEvent) -> Step | None:
     )
     if step is None:
         return None
+    if bare:
+        step.requested_model = step.requested_model or model
+    if step.kind is Kind.INFERENCE and step.usage is not None and _guessed(span):
+        step.flags |= {Flag.ESTIMATED, Flag.INCOMPLETE}
     if step.provider in _FRAMEWORKS:
         step.provider = None
     if step.kind is Kind.TOOL:
@@ -57,6 +65,17 @@ def _span(span: SpanEvent) -> Step | None:
     return step
 
 
+def _guessed(span: SpanEvent) -> bool:
+    """Of a stream that tells no counts OpenLIT counts the words itself, and then has no cached part to tell."""
+    attributes = span.attributes
+    return (
+        span.scope.name == _OWN + "openai"
+        and attributes.get("gen_ai.request.stream") is True
+        and "gen_ai.usage.cache_read.input_tokens" not in attributes
+    )
+
+
+_OWN: Final = "openlit.instrumentation."
 _TOOL_INPUT: Final = "gen_ai.tool.input"
 
 

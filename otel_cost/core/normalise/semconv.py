@@ -396,6 +396,8 @@ def fill_model(
     if shape.outputs:
         if (reasons := get("gen_ai.response.finish_reasons")) is not None:
             step.finish_reasons = names(reasons)
+            if step.finish_reasons and not any(step.finish_reasons):
+                step.flags |= {Flag.INCOMPLETE}  # the answer never came to its end
         if (output := get("gen_ai.output.messages")) is not None:
             step.output_text = message_text(output)
     if step.failed:

@@ -95,3 +95,35 @@ def test_zero_tokens_of_the_agents_sdk_are_no_count(span_of, scope, template) ->
     step = normalise_span(span_of(told, scope=scope))
     assert step is not None
     assert (step.kind, step.usage) == (Kind.INFERENCE, None)
+
+
+def test_openlit_leaves_a_refused_call_nothing_but_its_name(span_of) -> None:
+    step = normalise_span(span_of({}, scope="openlit.instrumentation.anthropic", name="chat claude-mint", error="429"))
+    assert step is not None
+    assert (step.kind, step.model, step.failed, step.output_begun) == (Kind.INFERENCE, "claude-mint", True, False)
+    assert normalise_span(span_of({}, scope="openlit.instrumentation.anthropic", name="chat claude-mint")) is None
+
+
+@pytest.mark.parametrize(
+    ("cached", "flags"),
+    [({}, {Flag.ESTIMATED, Flag.INCOMPLETE}), ({"gen_ai.usage.cache_read.input_tokens": 0}, set())],
+)
+def test_openlit_counts_the_words_of_a_stream_without_counts(span_of, cached, flags) -> None:
+    told = CHAT | COUNTS | cached | {"gen_ai.request.stream": True}
+    step = normalise_span(span_of(told, scope="openlit.instrumentation.openai"))
+    assert step is not None
+    assert step.flags == flags
+
+
+def test_an_empty_finish_reason_is_no_end(span_of) -> None:
+    step = normalise_span(span_of(CHAT | COUNTS | {"gen_ai.response.finish_reasons": [""]}, scope="any"))
+    assert step is not None
+    assert step.flags == {Flag.INCOMPLETE}
+
+
+def test_logfire_tells_a_stream_at_its_end_and_its_request_span_is_plumbing(span_of) -> None:
+    told = CHAT | {"logfire.span_type": "span", "request_data": '{"model":"claude-mint"}'}
+    assert normalise_span(span_of(told, scope="logfire.openai")) is None
+    assert normalise_span(span_of(told, scope="logfire.openai", error="429")) is not None
+    ended = told | COUNTS | {"logfire.span_type": "log", "duration": 0.5}
+    assert normalise_span(span_of(ended, scope="logfire.openai")) is not None
