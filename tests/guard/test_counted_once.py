@@ -81,3 +81,25 @@ def test_langchain_and_openinference(serve: Serve, way: str, outer: str) -> None
     assert len(agent.model.asked) == 3
     assert settled(process) == {"inference": 3, "tool": 3}
     assert len(runs_of(process)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outer", ["span", "nothing"])
+@pytest.mark.parametrize("way", ["async", "stream"])
+def test_pydantic_ai_and_its_own_instrumentation(serve: Serve, way: str, outer: str) -> None:
+    framework("pydantic_ai")
+    from pydantic_ai.capabilities import Instrumentation
+    from pydantic_ai.models.instrumented import InstrumentationSettings
+    from test_pydantic_ai import Scripted
+
+    process = serve(STOP)
+    with exporting(process) as provider:
+        agent = Scripted(more=[Instrumentation(InstrumentationSettings(tracer_provider=provider))])
+        if outer == "span":
+            with provider.get_tracer("app").start_as_current_span("job"):
+                agent.run(way)
+        else:
+            agent.run(way)
+    assert len(agent.stub.asked) == 3
+    assert settled(process) == {"inference": 3, "tool": 3}
+    assert len(runs_of(process)) == 1
