@@ -16,6 +16,8 @@ from otel_cost.edge.config import load_config
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from otel_cost.core.backtest import Backtest
     from otel_cost.core.enrich.lines import Line
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 def backtest(
     rules: Annotated[list[str], typer.Option(help="Rule files or folders to be tested, or bundled:NAME")],
     against: Annotated[list[Path] | None, typer.Option(help="OTLP files or folders. Default: the ledger")] = None,
-    more: Annotated[list[Path] | None, typer.Argument(help="More of --against", show_default=False)] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(help="More of --rules (YAML) or --against", show_default=False)
+    ] = None,
     since: Annotated[str, typer.Option(help="Of the ledger, from here on: 30d (ago), 2026-11-01, RFC 3339")] = "30d",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report with charts to this file")] = None,
@@ -35,12 +39,15 @@ def backtest(
     Per rule: how often it would fire, what was spent after it first fired (it can save no more than that), successful
     runs it would have cut, and what it does otherwise than the rules in force.
     """
-    paths = [*(against or []), *(more or [])]
+    # `--rules a.yaml b.yaml`: what follows an option's value is an argument for the parser, not for people.
+    given = more or []
+    rules = [*rules, *(str(path) for path in given if path.suffix in {".yaml", ".yml"})]
+    paths = [*(against or []), *(path for path in given if path.suffix not in {".yaml", ".yml"})]
     loaded = load_config(config or [])
     lines: list[Line] = []
     tell = _print if as_json else lines.append
     if paths:
-        result, broken = over_files(loaded, rules, paths, tell, _say)
+        result, broken = over_files(loaded, rules, paths, tell, _say, _watched)
     else:
         source = open_source(config, data_dir)
         result, broken = over_ledger(loaded, rules, source.recorded(since), tell), 0
@@ -62,6 +69,16 @@ def backtest(
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _watched(files: Sequence[Path]) -> Iterable[Path]:
+    """With a progress bar, where somebody looks on."""
+    if not sys.stderr.isatty():
+        return files
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(files, description="files", console=Console(stderr=True), transient=True)
 
 
 def _print(line: Line) -> None:

@@ -74,6 +74,7 @@ def over_files(
     paths: Iterable[Path],
     tell: Callable[[Line], None],
     say: Callable[[str], None],
+    watched: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> tuple[Backtest, int]:
     """Feed OTLP files; what the rules would have done, and how many inputs could not be decoded.
 
@@ -85,6 +86,7 @@ def over_files(
         paths: files and folders, read as `replay` reads them.
         tell: gets each alert and each decision, when it is due.
         say: gets what could not be read or was skipped.
+        watched: the files as they are gone through, for whoever shows progress.
 
     Raises:
         UsageError: a path or a rule file is not there.
@@ -93,7 +95,7 @@ def over_files(
     trials = [Trial(config, rules), Trial(config)]
     files, skipped = otlp_files(paths)
     broken = position = now_ns = 0
-    for file in files:
+    for file in watched(files):
         try:
             for request in requests(file):
                 position += 1

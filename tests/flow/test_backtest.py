@@ -131,6 +131,17 @@ def test_each_rule_has_its_count_its_upper_bound_and_its_difference(
     assert total["cost_usd"] == "0.3231"
 
 
+def test_several_rule_files_and_folders_in_one_go(
+    files: tuple[Path, Path, Path, list[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict, config, input_, _ = files
+    more = tmp_path / "more.yaml"
+    more.write_text("version: 1\nbudgets: [{name: other-cap, per: [run], limit: {usd: 0.001}}]\n")
+    code, lines, _ = backtest(capsys, "--rules", strict, more, "--against", input_, "-c", config)
+    assert code == 0
+    assert {"other-cap", "run-cap"} <= {line["rule"] for line in lines if line["type"] == "rule"}
+
+
 def test_the_page_needs_nothing_and_shows_no_script_of_a_sender(
     files: tuple[Path, Path, Path, list[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

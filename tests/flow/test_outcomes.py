@@ -8,6 +8,7 @@ import json
 import signal
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,19 @@ def hooked(service: Process, event: str, payload: dict[str, Any], secret: str = 
     body = json.dumps(payload).encode()
     signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     return post(f"{service.api}/v1/outcomes", body, x_github_event=event, x_hub_signature_256=signature)
+
+
+def test_a_webhook_in_a_form_as_github_sends_it_by_default(service: Process) -> None:
+    now = time.time_ns() - 60 * SECOND
+    send(service, chat("branched", 2, now, 10), vcs__ref__head__name="fix/form")
+    pull = {"number": 4, "merged": False, "head": {"ref": "fix/form"}}
+    payload = {"action": "closed", "pull_request": pull, "repository": {"full_name": "acme/shop"}}
+    body = urllib.parse.urlencode({"payload": json.dumps(payload)}).encode()
+    signed = "sha256=" + hmac.new(b"s3cret", body, hashlib.sha256).hexdigest()
+    headers = {"x_github_event": "pull_request", "content_type": "application/x-www-form-urlencoded"}
+    code, told = post(f"{service.api}/v1/outcomes", body, x_hub_signature_256=signed, **headers)
+    assert (code, told["accepted"]) == (200, 1)
+    until(lambda: verdict(service, "branched") == ("failure", "waste"))
 
 
 def verdict(service: Process, name: str) -> tuple[str | None, str]:

@@ -7,6 +7,7 @@ import json
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import parse_qs
 
 import anyio.to_thread
 import structlog
@@ -148,7 +149,9 @@ def _taken(host: Host, request: Request, body: bytes) -> Response:
             if not is_signed(body, request.headers.get("x-hub-signature-256"), secret):
                 _log.warning("a webhook's signature is wrong", delivered=event[:40])
                 return JSONResponse({"error": "X-Hub-Signature-256 does not fit"}, 401)
-            outcomes = github_outcomes(event, read_object(body), host.outcome_rules, DEFAULT_TENANT, now_ns)
+            outcomes = github_outcomes(
+                event, read_object(_payload(request, body)), host.outcome_rules, DEFAULT_TENANT, now_ns
+            )
         else:
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 # No page of another site can send this type without being asked first.
@@ -165,6 +168,14 @@ def _taken(host: Host, request: Request, body: bytes) -> Response:
         return JSONResponse({"error": f"not on disk, send it again: {error}"}, 503, headers={"retry-after": "5"})
     told = [{"id": one.id, "name": one.name, "value": one.value, "keys": list(one.keys)} for one in outcomes]
     return JSONResponse({"accepted": len(told), "outcomes": told})
+
+
+def _payload(request: Request, body: bytes) -> bytes:
+    """A webhook may also be set to send its JSON in a form, which is GitHub's default; the whole body is signed."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        return body
+    found = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10).get("payload")
+    return found[0].encode() if found else b""
 
 
 def first_mistake(error: ValidationError) -> str:
