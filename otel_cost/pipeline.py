@@ -19,6 +19,7 @@ from otel_cost.core.assemble.runs import Caps, Runs
 from otel_cost.core.assemble.snapshot import thaw
 from otel_cost.core.decide.closed import closed_by
 from otel_cost.core.decide.standing import WHO_AT_HOOKS, Ruling, Standing
+from otel_cost.core.decide.words import would_change
 from otel_cost.core.drift import Drift, ran_of
 from otel_cost.core.enrich.attributes import (
     call_attributes,
@@ -38,7 +39,7 @@ from otel_cost.core.exemptions import Exemptions
 from otel_cost.core.model.attributes import PlainAttributes, text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.step import Step
-from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind, Reason, Source, Status
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Reason, Source, Status
 from otel_cost.core.normalise import normalise_log, normalise_metric, normalise_span
 from otel_cost.core.normalise._hook import hook_step
 from otel_cost.core.normalise._read import who_of
@@ -220,7 +221,8 @@ class Engine:
         get = lookup(told, event.attributes)
         decision = self._standing.decide(event, *self._escalation.words(event, ancestors, run, get))
         self._escalation.decided(event, ancestors, decision)
-        self._alerts(())
+        news, self._escalation.news = self._escalation.news, []
+        self._alerts(news)
         return decision
 
     def forward(self, payload: bytes, position: int) -> None:
@@ -644,7 +646,10 @@ class Engine:
     def _alerts(self, alerts: Iterable[Alert]) -> None:
         news, self._exemptions.news = self._exemptions.news, []
         for told in (*alerts, *news):
-            alert = replace(told, evidence=told.evidence | {"rules_hash": self.rules.hash})
+            stamp = {"rules_hash": self.rules.hash}
+            if told.state == "firing" and told.category is not Category.PRICE and told.kind != "exception_used":
+                stamp["would_change"] = would_change(told)
+            alert = replace(told, evidence=told.evidence | stamp)
             self._effects.alerts.append(alert)
             self._effects.outgoing.append(
                 Outgoing(Signal.LOGS, self._position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE)

@@ -208,6 +208,49 @@ def _tell_alerts(out: Console, run: Row) -> None:
             f"[bold]{escape(printable(alert['summary']))}[/]{since}{wasted}{asked}{over}",
             soft_wrap=True,
         )
+        for line in _compared(alert):
+            out.print(f"  [dim]{escape(printable(line))}[/]", soft_wrap=True)
+
+
+# What a rule compared, in the order in which it is read; each kind of rule tells some of it.
+_NUMBERS = {
+    "observed": "{} USD counted",
+    "threshold": "from {} USD on",
+    "limit_usd": "limit {} USD",
+    "spent_usd": "{} USD spent in all",
+    "window": "{}",
+    "burn_rate": "{} times the pace of the limit",
+    "exhausted_at": "used up at {}",
+    "top_run_usd": "the run's share {} USD",
+    "needed": "needs {} failures",
+    "seen": "has seen {}",
+    "repeats": "{} times the same",
+    "rounds": "{} rounds",
+    "carried_tokens": "{} tokens carried along",
+}
+
+
+def _compared(alert: Row) -> list[str]:
+    """The numbers behind an alert, the exceptions that it counts, and what would change it."""
+    evidence = alert.get("evidence") or {}
+    said = [form.format(evidence[name]) for name, form in _NUMBERS.items() if evidence.get(name) is not None]
+    group = evidence.get("group")
+    if isinstance(group, dict) and group:
+        said.insert(0, ", ".join(f"{name} {value or '(unknown)'}" for name, value in group.items()))
+    lines = [f"compared: {'; '.join(said)}"] if said else []
+    used = evidence.get("exceptions")
+    for one in used if isinstance(used, list) else []:
+        left = "" if one.get("left_usd") is None else f", {one['left_usd']} left"
+        lines.append(
+            f"exception {one['name']} took {one['used_usd']} USD{left}, until {one['expires']}, {one['owner']}"
+        )
+    if evidence.get("would_change") and alert["state"] == "firing":
+        lines.append(f"would change it: {evidence['would_change']}")
+    if evidence.get("rules_hash"):
+        lines.append(
+            f"by rules {evidence['rules_hash']}{', in shadow mode' if evidence.get('mode') == 'shadow' else ''}"
+        )
+    return lines
 
 
 def _tree(run: Row, steps: list[tuple[str, Branch]]) -> Table:

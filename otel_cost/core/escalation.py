@@ -18,7 +18,7 @@ from otel_cost.core.decide.words import decisions_of
 from otel_cost.core.failures import ways_of
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.outcome import Result
-from otel_cost.core.model.vocabulary import MODEL_KINDS, Category
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Severity
 from otel_cost.core.normalise._hook import hook_step
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
@@ -70,6 +70,7 @@ class _State:
     granted: bool = False  # something ran after it was asked for
     asks_models: bool = False  # its harness asks before model calls
     told: dict[str, Alert] = field(default_factory=dict)  # by rule: its firing alert
+    refused: dict[str, Alert] = field(default_factory=dict)  # by rule: that a hook asked, and was told otherwise
 
 
 class Escalation:
@@ -80,6 +81,7 @@ class Escalation:
         self._exemptions = exemptions
         self._states: OrderedDict[tuple[str, str], _State] = OrderedDict()
         self.active = bool(self._rules)
+        self.news: list[Alert] = []  # of what hooks were told; whoever takes them empties it
 
     def use(self, rules: Sequence[EscalationRule], exemptions: Exemptions, now_ns: int) -> Iterator[Alert]:
         """Go by other rules from now on; what is known of runs stays known, alerts of rules that are gone end."""
@@ -156,7 +158,7 @@ class Escalation:
             return
         for key in state.keys:
             self._states.pop(key, None)
-        for alert in state.told.values():
+        for alert in (*state.told.values(), *state.refused.values()):
             yield replace(alert, id=f"{alert.id}-resolved", state="resolved", at_ns=now_ns)
 
     # --- the answer ---------------------------------------------------------------------------------------------------
@@ -189,10 +191,20 @@ class Escalation:
             if exception is not None:
                 self._exemptions.use(exception, rule.name, alert)
                 continue
-            for decision, _ in decisions_of(alert, rule.actions):
-                word = self._word(state, rule, decision, event)
-                if word.verb is not Verb.ALLOW:
-                    (shadow if rule.mode is Mode.SHADOW else spoken).append(word)
+            words = [self._word(state, rule, decision, event) for decision, _ in decisions_of(alert, rule.actions)]
+            words = [word for word in words if word.verb is not Verb.ALLOW]
+            (shadow if rule.mode is Mode.SHADOW else spoken).extend(words)
+            if words and rule.name not in state.refused:
+                asked = hashlib.blake2b(f"{alert.fingerprint} asked".encode(), digest_size=8).hexdigest()
+                state.refused[rule.name] = refused = replace(
+                    alert,
+                    id=f"{asked}-1",
+                    fingerprint=asked,
+                    kind="escalation_asked",
+                    severity=Severity.NOTICE,
+                    summary=f"asked for {alert.summary}",
+                )
+                self.news.append(refused)
         return spoken, shadow
 
     def decided(self, event: HookEvent, ancestors: Sequence[str], decision: Decision) -> None:
@@ -328,6 +340,7 @@ class Escalation:
             state.errors |= other.errors
             state.said |= other.said
             state.told = other.told | state.told
+            state.refused = other.refused | state.refused
             names += other.keys
         for name in names:
             self._states[name] = state

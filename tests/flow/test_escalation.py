@@ -215,7 +215,8 @@ exceptions:
     agent = Agent(rules)
     assert agent.asks("strong-5") == "downgrade"
     assert [agent.asks("strong-5", team="research") for _ in range(2)] == ["allow", "allow"]
-    (used,) = agent.stage.said()
+    asked, used = agent.stage.said()
+    assert (asked.rule, asked.kind, asked.severity) == ("strong-after-tests-fail", "escalation_asked", "notice")
     assert (used.rule, used.kind, used.evidence["exempted_rule"]) == (
         "demo-week",
         "exception_used",

@@ -245,6 +245,12 @@ def test_an_exception_from_an_alert_is_obeyed_at_once_and_after_a_restart(served
     until(lambda: process.get("/v1/alerts")["alerts"])
     (alert,) = process.get("/v1/alerts")["alerts"]
     folder = ["--data-dir", str(process.data)]
+    until(lambda: process.get("/v1/runs/s")["alerts"])
+    assert command(["explain", "s", *folder]) == 0
+    story = " ".join(capsys.readouterr().out.split())
+    assert "compared: user ann; 10 USD counted; from 5 USD on; limit 5 USD; 10 USD spent in all; rolling 1d" in story
+    assert "would change it: less than 5 USD counted, 10 now: when what was spent before leaves the window" in story
+    assert f"by rules {alert['evidence']['rules_hash']}" in story
     assert command(["allow", "nope", "--for", "2h", "--reason", "x", *folder]) == 2
     assert command(["allow", alert["id"], "--for", "2 hours", "--reason", "x", *folder]) == 2
     assert "`2 hours` is not a duration" in capsys.readouterr().err

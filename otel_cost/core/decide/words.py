@@ -70,6 +70,8 @@ def would_change(alert: Alert, scope: str = "") -> str:
             f"less than {said.get('threshold')} USD counted, {said.get('observed')} now: {soonest}; "
             f"or an exception (otel-cost allow {alert.id})"
         )
+    if alert.category is Category.DRIFT:
+        return "runs that cost what they did before"
     if scope == "same_call":
         return "another call than the one that is refused"
     return f"an end of {alert.kind.replace('_', ' ')}: a call that brings something new; or an exception"
