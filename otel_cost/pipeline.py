@@ -371,10 +371,14 @@ class Engine:
             yield
         self._budgets(self.policy.advance(now_ns), now_ns)
 
-    def close(self, now_ns: int) -> None:
-        """End of input: everything held goes on, every run is closed."""
+    def release(self, now_ns: int) -> None:
+        """Everything held goes on, whatever may still come."""
         while self._held:
             self._effects.outgoing.append(self._released(self._held.popleft(), now_ns))
+
+    def close(self, now_ns: int) -> None:
+        """End of input: everything held goes on, every run is closed."""
+        self.release(now_ns)
         for run in list(self.runs):
             self._close(run, now_ns)
             self.runs.forget(run)
@@ -391,6 +395,11 @@ class Engine:
             run = self.runs.find(tenant, bytes.fromhex(key))
         run = run or self.runs.find(tenant, f"session:{key}")
         return None if run is None else summary.close(run)
+
+    def route_facts(self, tenant: str, trace_id: bytes) -> dict[str, object]:
+        """What routes may ask of a trace: its run as it stands; nothing where it is not open."""
+        run = self.runs.find(tenant, trace_id)
+        return {"tenant": tenant} if run is None else summary.facts(run)
 
     def open_runs(self) -> list[RunSummary]:
         """Every open run as it stands."""
@@ -461,7 +470,17 @@ class Engine:
             run = run.current
             extra, call = self._extra(run, event.span_id, step)
         self._effects.outgoing.append(
-            Outgoing(Signal.TRACES, self._position, event.raw, extra, event.resource, event.scope, call)
+            Outgoing(
+                Signal.TRACES,
+                self._position,
+                event.raw,
+                extra,
+                event.resource,
+                event.scope,
+                call,
+                event.tenant,
+                event.trace_id,
+            )
         )
 
     def _log(self, event: LogEvent, now_ns: int) -> Outgoing:
@@ -485,7 +504,17 @@ class Engine:
                 run.told.setdefault(call.id, call.nano)
             else:
                 call = None
-        return Outgoing(Signal.LOGS, self._position, event.raw, extra, event.resource, event.scope, call)
+        return Outgoing(
+            Signal.LOGS,
+            self._position,
+            event.raw,
+            extra,
+            event.resource,
+            event.scope,
+            call,
+            event.tenant,
+            event.trace_id,
+        )
 
     def _metric(self, point: MetricPoint, now_ns: int) -> None:
         """A usage metric is kept aside; it counts when its run closes and nothing else has told of model calls."""
@@ -682,7 +711,18 @@ class Engine:
                 summary.total(calls), summary.wasted(run), sum(call.kind in MODEL_KINDS for call in calls)
             )
             extra = extra if step is not None else run_attributes(run.id) + extra
-        return Outgoing(Signal.TRACES, held.position, held.raw, extra, held.resource, held.scope, call)
+        return Outgoing(
+            Signal.TRACES,
+            held.position,
+            held.raw,
+            extra,
+            held.resource,
+            held.scope,
+            call,
+            run.tenant,
+            held.trace_id,
+            held.is_root,
+        )
 
     def _close(self, run: Run, now_ns: int) -> None:
         self.runs.silence(run)

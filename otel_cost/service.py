@@ -27,9 +27,10 @@ from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_
 from otel_cost.core.drift import Drift
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json
-from otel_cost.core.model.effects import Effects, Signal
+from otel_cost.core.model.effects import Effects, Outgoing, Signal
 from otel_cost.core.outcomes import outcome_json, outcome_of
 from otel_cost.core.policy import Policy, alert_of
+from otel_cost.core.routing import Router
 from otel_cost.edge.allow import FOLDER as EXCEPTIONS
 from otel_cost.edge.allow import exception_of, find_alert, read_wish, write_exception
 from otel_cost.edge.auth import Door
@@ -60,7 +61,7 @@ from otel_cost.edge.senders import KeptSenders
 from otel_cost.edge.serve.api import ApiServer
 from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
 from otel_cost.edge.tls import Certificates
-from otel_cost.errors import whereabouts
+from otel_cost.errors import UsageError, whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.outcomes import OutcomeRule
+    from otel_cost.core.routing import Shares
     from otel_cost.core.rules import RuleSet
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
@@ -81,6 +83,8 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.1
 # Durable but not yet through the engine. Beyond it the journal's writer waits, and with it the senders.
 BACKLOG_BYTES: Final = 8 * 2**20
+# Records that wait for their trace's root where routes decide; beyond it the oldest trace is decided at once.
+ROUTER_BYTES: Final = 64 * 2**20
 DRAIN_S: Final = 30.0
 NEARLY_FULL: Final = 0.9  # not ready before anything has to be refused
 LOOK_AROUND_S: Final = 1.0
@@ -186,12 +190,23 @@ class Service:
         self._recovered = False
         self._next_position = self.ledger.cursor()
         self._held_position: int | None = None
+        self._router = self._build_router()
+        self._unrouted_position: int | None = None  # the oldest that waits for a route
         self._cursors: dict[str, int] = {}
         self._cursors_lock = threading.Lock()
         self._save_at = 0.0
         self._engine_thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._engine_failed: BaseException | None = None
         self.grpc_port = self.http_port = self.api_port = 0
+
+    def _build_router(self) -> Router | None:
+        routes = self.engine.rules.routes
+        for name in {name for route in routes for name in route.to} - self.destinations.keys():
+            known = ", ".join(sorted(self.destinations)) or "none are configured"
+            raise UsageError(f"rules: routes: `{name}` is no exporter of the config; known: {known}")
+        if not routes:
+            return None
+        return Router(routes, timeout_ns=self.config.engine.trace_timeout, most_bytes=ROUTER_BYTES)
 
     # ---- life --------------------------------------------------------------
 
@@ -481,6 +496,11 @@ class Service:
             self._hooks()
             self._senders.keep()
             self._keep_standing()
+            self.engine.release(now_ns())
+            self._carry_out()
+            if self._router is not None:  # while the runs are open that its routes ask about
+                self._export_shares(self._router, self._router.close(self.engine.route_facts))
+                self._unrouted_position = None
             self.engine.close(now_ns())
             self._carry_out()
         except BaseException as error:
@@ -587,6 +607,7 @@ class Service:
             destination.pass_over(self._next_position - 1)
         # After the offer: a root that is held no more and offered not yet must not fall between the two.
         self._held_position = self._next_position if held is None else held
+        self._unrouted_position = None if self._router is None else self._router.position()
 
     def _count(self, effects: Effects) -> None:
         if effects.duplicates:
@@ -606,18 +627,39 @@ class Service:
         self._books.carried_out(Signal.METRICS, passed=points)
 
     def _export(self, effects: Effects) -> None:
-        if not effects.outgoing:
+        if self._router is not None:
+            of_traces = [record for record in effects.outgoing if record.trace_id]
+            shares = self._router.take(of_traces, effects.alerts, self.engine.route_facts, now_ns())
+            others = [record for record in effects.outgoing if not record.trace_id]
+            self._export_shares(self._router, shares, others)
+            self._offer_all(effects.outgoing, [name for name in self.destinations if name not in self._router.routed])
+        else:
+            self._offer_all(effects.outgoing, self.destinations)
+
+    def _export_shares(self, router: Router, shares: Shares, others: list[Outgoing] | None = None) -> None:
+        """To each destination that routes name what they send there, and what they have no say in."""
+        for name in router.routed:
+            destination = self.destinations[name]
+            declined = [record for record in shares.declined.get(name, ()) if self._takes(destination, record)]
+            if declined:
+                destination.decline(declined)
+            self._offer_all([*(others or ()), *shares.offered.get(name, ())], [name])
+
+    def _takes(self, destination: Destination, record: Outgoing) -> bool:
+        return destination in self._routes[record.signal]
+
+    def _offer_all(self, outgoing: list[Outgoing], names: Iterable[str]) -> None:
+        """To each of some destinations what its pipelines send there."""
+        if not outgoing:
             return
         routes = list(self._routes.values())
-        if all(route == routes[0] for route in routes):
-            for destination in routes[0]:
-                destination.offer(effects.outgoing)
-            return
-        for name, destination in self.destinations.items():
-            wanted = [signal for signal, route in self._routes.items() if destination in route]
-            taken = [record for record in effects.outgoing if record.signal in wanted]
+        alike = all(route == routes[0] for route in routes)
+        for name in names:
+            destination = self.destinations[name]
+            taken = outgoing
+            if not alike or destination not in routes[0]:
+                taken = [record for record in outgoing if self._takes(destination, record)]
             if taken:
-                _log.debug("offered", exporter=name, records=len(taken))
                 destination.offer(taken)
 
     def _keep_count(self, effects: Effects) -> None:
@@ -679,11 +721,12 @@ class Service:
         """Write down how far each destination is. An older note only means that more is sent again after a crash."""
         with self._cursors_lock:
             self._save_at = time.monotonic() + CURSORS_S
-            held = self._held_position
-            cursors = {
-                name: destination.cursor if held is None else min(destination.cursor, held - 1)
-                for name, destination in self.destinations.items()
-            }
+            held, unrouted = self._held_position, self._unrouted_position
+            cursors = {}
+            for name, destination in self.destinations.items():
+                routed = self._router is not None and name in self._router.routed
+                waiting = [position for position in (held, unrouted if routed else None) if position is not None]
+                cursors[name] = min([destination.cursor, *(position - 1 for position in waiting)])
             if cursors != self._cursors:
                 fresh = self._cursors_file.with_suffix(".new")
                 try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from otel_cost.core.assemble.join import REPEATABLE, canonical
 from otel_cost.core.assemble.snapshot import freeze
+from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.run import ClosedRun, Node, RouteLeg, RunSummary, TraceSummary
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Status
 from otel_cost.core.outcomes import judge, latest
@@ -70,6 +71,33 @@ def summarise(run: Run) -> RunSummary:
         verdict_why=judgement.why,
         outcomes=tuple(outcomes),
     )
+
+
+def facts(run: Run) -> dict[str, object]:
+    """A run as it stands, in the words of matchers: dimensions (several values as a list), sums as decimal text."""
+    calls = run.calls.values()
+    cost, lost = total(calls), wasted(run)
+    steps = [call.step for call in calls]
+    listed: dict[str, Iterable[str | None]] = {
+        "agent": (call.agent for call in calls),
+        "model": (step.model for step in steps),
+        "provider": (step.provider for step in steps),
+        "tool": (step.tool for step in steps),
+        "kind": (call.kind.value for call in calls),
+    }
+    return {
+        **run.who,
+        **{name: sorted({value for value in values if value}) for name, values in listed.items()},
+        "tenant": run.tenant,
+        "run": run.id,
+        "session": min(run.sessions, default=None),
+        "failed": any(call.failed for call in calls),
+        "cost_usd": None if cost is None else nano_to_text(cost),
+        "wasted_usd": None if lost is None else nano_to_text(lost),
+        "llm_calls": sum(call.kind in MODEL_KINDS for call in calls),
+        "tool_calls": sum(call.kind is Kind.TOOL for call in calls),
+        "outcome": judge(latest(run.outcomes.values())).outcome if run.outcomes else None,
+    }
 
 
 def wasted(run: Run) -> int | None:

@@ -22,6 +22,8 @@ from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.money import NANO_PER_USD, nano_to_float, nano_to_text
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.vocabulary import Basis, Reason, Status
 
@@ -104,6 +106,11 @@ def trace_attributes(
         + _usd(tag, "otel_cost.trace.wasted_usd", wasted_nano)
         + int_field(tag, "otel_cost.trace.llm_calls", llm_calls)
     )
+
+
+def sample_rate_attribute(rate: Fraction) -> bytes:
+    """On spans of a sampled trace: so many traces each one stands for."""
+    return double_field(_SPAN_TAG, "otel_cost.sample_rate", float(rate))
 
 
 def subtree_attributes(nano: int | None, signal: Signal = Signal.TRACES) -> bytes:

@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import Resource, Scope
     from otel_cost.core.model.finding import Alert
@@ -39,6 +41,10 @@ class Outgoing:
     resource: Resource | None = None
     scope: Scope | None = None
     call: Call | None = None
+    tenant: str = ""
+    trace_id: bytes = b""  # b"": of no trace; it goes wherever its signal goes
+    is_root: bool = False
+    sample_rate: Fraction | None = None  # so many traces this one stands for; None: nothing was left out
 
 
 @dataclass(slots=True, frozen=True)

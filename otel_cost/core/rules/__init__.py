@@ -1,8 +1,7 @@
 """Rules: what the operator wants, read from documents, checked to the last key, compiled once.
 
 A rule kind is one file in `kinds/`. `load_rules` lists every mistake of every
-document at once and refuses what this version cannot carry out: a rule that is
-silently ignored would be worse than none.
+document at once.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from otel_cost.core.rules.kinds import (
     loops,
     outcomes,
     regressions,
+    routes,
 )
 from otel_cost.core.rules.lint import Placed, lint
 from otel_cost.core.rules.match import Matcher, attribute_of
@@ -138,12 +138,17 @@ class RuleSet:
         return self.of(regressions.KIND)
 
     @property
+    def routes(self) -> tuple[routes.Route, ...]:
+        return self.of(routes.KIND)
+
+    @property
     def attributes(self) -> frozenset[str]:
         """Attributes of records that rules ask for, as rules name them; they are kept with each step."""
         asked = {name for loop in self.loops for name in loop.match.names}
         asked |= {name for rule in self.budgets for name in (*rule.budget.per, *rule.budget.match.names)}
         asked |= {name for rule in self.escalation for name in rule.match.names}
         asked |= {name for one in self.exceptions for name in one.relief.match.names}
+        asked |= {name for route in self.routes for name in route.match.names}
         asked |= {name for drift in self.regressions for name in (*drift.per, *drift.match.names) if name != LOOP}
         return frozenset(name for name in asked if attribute_of(name) is not None)
 
@@ -171,7 +176,7 @@ def load_rules(documents: Iterable[Document], now_ns: int | None = None, read: R
 
     Raises:
         DocumentError: every mistake in every document: wrong keys and values, names given twice or
-            nowhere, kinds that this version has no engine for.
+            nowhere.
     """
     problems: list[Problem] = []
     names = _Names()
@@ -192,11 +197,8 @@ def load_rules(documents: Iterable[Document], now_ns: int | None = None, read: R
     problems += _unknown_rules(placed, names)
     rules: dict[str, list[Any]] = {}
     for one in placed:
-        build = KINDS[one.kind].build
-        if build is None:
-            continue
         try:
-            rules.setdefault(one.kind, []).append(build(one.model, one.site))
+            rules.setdefault(one.kind, []).append(KINDS[one.kind].build(one.model, one.site))
         except DocumentError as error:
             problems += error.problems
     mistakes, notes = lint(placed, now_ns)
@@ -247,10 +249,6 @@ def _checked(document: Document, names: _Names) -> tuple[list[Placed], list[Prob
     for kind in KINDS.values():
         if kind.name not in given:
             continue
-        if kind.build is None:
-            supported = ", ".join(name for name, other in KINDS.items() if other.build)
-            what = f"`{kind.name}` is not supported yet by this version"
-            problems.append(document.problem((kind.name,), what, f"supported: {supported}", key=True))
         written = given[kind.name]
         paths: list[Path] = [(kind.name,)]
         if not kind.single:

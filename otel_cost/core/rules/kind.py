@@ -2,8 +2,7 @@
 
 A rule kind is one file in `kinds/` whose last line is `KIND = register(RuleKind(...))`.
 Its model is its schema and holds its defaults; `build` turns a checked model into
-what the engine runs. A kind without `build` has no engine yet: its rules are
-checked by schema, and refused by the loader.
+what the engine runs.
 """
 
 from __future__ import annotations
@@ -239,8 +238,8 @@ class RuleKind(Generic[R]):
 
     name: str
     model: type[BaseModel]
+    build: Callable[[Any, Site], R]
     single: bool = False
-    build: Callable[[Any, Site], R] | None = None
     facts: tuple[str, ...] = ()
 
     @property

@@ -48,6 +48,7 @@ SPILL_EVERY_S: Final = 1.0
 # Why a record was not delivered although nothing failed; every other policy is a failure to send.
 NOT_TAKEN: Final = "unsupported_signal"
 RESUMED: Final = "already_delivered"
+ROUTED: Final = "route"
 SPILL_FULL: Final = "spill_full"
 
 _log = structlog.get_logger(__name__)
@@ -67,7 +68,7 @@ class Books:
     @property
     def failed(self) -> int:
         """Items dropped because sending failed for good."""
-        return sum(count for policy, count in self.dropped.items() if policy not in {NOT_TAKEN, RESUMED})
+        return sum(count for policy, count in self.dropped.items() if policy not in {NOT_TAKEN, RESUMED, ROUTED})
 
     def drop(self, policy: str, count: int) -> None:
         self.dropped[policy] = self.dropped.get(policy, 0) + count
@@ -267,6 +268,15 @@ class Destination:
         if not extra:
             return record
         return Outgoing(record.signal, record.position, record.raw, record.extra + extra, record.resource, record.scope)
+
+    def decline(self, outgoing: Sequence[Outgoing]) -> None:
+        """Records that a route keeps from this destination; they are in its books, and go nowhere."""
+        with self._lock:
+            for record in outgoing:
+                books, items = self._books[record.signal], _count(record.signal, [record])
+                books.enqueued += items
+                books.drop(ROUTED, items)
+                self._highest = max(self._highest, record.position)
 
     def pass_over(self, position: int) -> None:
         """Everything up to a journal position has been offered, also where nothing of it was for this destination."""

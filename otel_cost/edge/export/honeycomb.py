@@ -1,15 +1,20 @@
-"""Exporter `honeycomb`: our `otel_cost.usd` is a numeric column there, so no vendor keys are needed."""
+"""Exporter `honeycomb`: our `otel_cost.usd` is a numeric column there; a sampled span says what it stands for."""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import SecretStr  # read by pydantic at run time  # noqa: TC002
 
+from otel_cost.core.enrich.keyvalue import TAGS, int_field
+from otel_cost.core.model.effects import Signal
 from otel_cost.edge.export import register
 from otel_cost.edge.export._contract import ExporterKind
 from otel_cost.edge.export._http import OtlpHttp, Url, signal_urls
 from otel_cost.edge.export._settings import Client, Duration
+
+if TYPE_CHECKING:
+    from otel_cost.core.model.effects import Outgoing
 
 _ENDPOINTS: Final = {"us": "https://api.honeycomb.io", "eu": "https://api.eu1.honeycomb.io"}
 
@@ -33,4 +38,11 @@ def build(settings: Settings) -> OtlpHttp:
     return OtlpHttp(urls, settings, settings.timeout, headers)
 
 
-register(ExporterKind(name="honeycomb", settings=Settings, build=build))
+def extra_attributes(outgoing: Outgoing) -> bytes:
+    """`SampleRate`, by which Honeycomb weighs every sum and count."""
+    if outgoing.sample_rate is None or outgoing.signal is not Signal.TRACES:
+        return b""
+    return int_field(TAGS[Signal.TRACES], "SampleRate", round(outgoing.sample_rate))
+
+
+register(ExporterKind(name="honeycomb", settings=Settings, build=build, extra_attributes=extra_attributes))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from otel_cost.core.rules.kind import Name, RuleKind, Strict, register
+from otel_cost.core.rules.kind import Name, RuleKind, Site, Strict, register
 from otel_cost.core.rules.match import Match, Matcher
 from otel_cost.quantities import Share
 
 
 class RouteModel(Strict):
-    """One route; the first that matches a run decides for its destinations."""
+    """One route; of those that name a destination the first that matches a trace decides for it.
+
+    A destination that some route names gets nothing else.
+    """
 
     name: Name | None = None
     match: Match = Field(default_factory=Matcher)
@@ -29,4 +34,17 @@ class RouteModel(Strict):
         return self
 
 
-KIND: RuleKind[None] = register(RuleKind(name="routes", model=RouteModel))
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route, ready to run. `share` of the traces it matches: 1 keeps them all."""
+
+    match: Matcher
+    to: tuple[str, ...]
+    share: Fraction
+
+
+def _build(model: RouteModel, _site: Site) -> Route:
+    return Route(model.match, model.to, Fraction(1) if model.sample is None else Fraction(model.sample))
+
+
+KIND: RuleKind[Route] = register(RuleKind(name="routes", model=RouteModel, build=_build))
