@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from otel_cost.core.outcomes import OutcomeRule
     from otel_cost.core.routing import Shares
     from otel_cost.core.rules import RuleSet
+    from otel_cost.core.rules.kinds.routes import Route
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
     from otel_cost.edge.kept_hooks import KeptHook
@@ -190,7 +191,8 @@ class Service:
         self._recovered = False
         self._next_position = self.ledger.cursor()
         self._held_position: int | None = None
-        self._router = self._build_router()
+        self._router: Router | None = None
+        self._route_by(self._checked_routes(self.engine.rules))
         self._unrouted_position: int | None = None  # the oldest that waits for a route
         self._cursors: dict[str, int] = {}
         self._cursors_lock = threading.Lock()
@@ -199,14 +201,26 @@ class Service:
         self._engine_failed: BaseException | None = None
         self.grpc_port = self.http_port = self.api_port = 0
 
-    def _build_router(self) -> Router | None:
-        routes = self.engine.rules.routes
-        for name in {name for route in routes for name in route.to} - self.destinations.keys():
+    def _checked_routes(self, rules: RuleSet) -> tuple[Route, ...]:
+        """The routes of the rules.
+
+        Raises:
+            UsageError: one of them leads to an exporter that is not there.
+        """
+        for name in {name for route in rules.routes for name in route.to} - self.destinations.keys():
             known = ", ".join(sorted(self.destinations)) or "none are configured"
             raise UsageError(f"rules: routes: `{name}` is no exporter of the config; known: {known}")
-        if not routes:
-            return None
-        return Router(routes, timeout_ns=self.config.engine.trace_timeout, most_bytes=ROUTER_BYTES)
+        return rules.routes
+
+    def _route_by(self, routes: tuple[Route, ...]) -> None:
+        """Other routes from now on; what waits is decided by those before."""
+        if self._router is not None:
+            self._export_shares(self._router, self._router.close(self.engine.route_facts))
+        if self._router is not None and routes:
+            self._router.use(routes)  # it remembers what was decided of traces that go on
+            return
+        timeout_ns = self.config.engine.trace_timeout
+        self._router = Router(routes, timeout_ns=timeout_ns, most_bytes=ROUTER_BYTES) if routes else None
 
     # ---- life --------------------------------------------------------------
 
@@ -388,6 +402,7 @@ class Service:
 
     def _swap_rules(self, rules: RuleSet) -> None:
         """Put other rules in force: counted from the ledger beside the engine, swapped on its thread."""
+        routes = self._checked_routes(rules)
         fresh, since_ns = Policy(rules), None
         self._ask(self.engine.begin_swap)
         since_ns = fresh.since_ns(now_ns())
@@ -400,6 +415,7 @@ class Service:
         def swap() -> None:
             self.engine.swap(rules, fresh, now_ns(), drift)
             self.engine.restore_drift(runs, self._said, now_ns())
+            self._route_by(routes)
 
         self._ask(swap)
         self._notifier.use(build_telling(rules, self.config.data_dir / "sinks"))

@@ -64,13 +64,18 @@ class Router:
     """One state for all routed destinations, those that some route names."""
 
     def __init__(self, routes: Sequence[Route], *, timeout_ns: int, most_bytes: int) -> None:
-        self._routes, self._timeout_ns, self._most_bytes = tuple(routes), timeout_ns, most_bytes
-        self.routed = tuple(dict.fromkeys(name for route in routes for name in route.to))
+        self._timeout_ns, self._most_bytes = timeout_ns, most_bytes
+        self.use(routes)
         self._waiting: OrderedDict[Key, _Waiting] = OrderedDict()  # the oldest first
         self._size = 0
         self._decided: OrderedDict[Key, _Verdict] = OrderedDict()
         self._looped: OrderedDict[tuple[str, str], None] = OrderedDict()  # (tenant, run)
         self._over: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def use(self, routes: Sequence[Route]) -> None:
+        """Other routes from now on."""
+        self._routes = tuple(routes)
+        self.routed = tuple(dict.fromkeys(name for route in routes for name in route.to))
 
     def take(self, records: Iterable[Outgoing], alerts: Iterable[Alert], facts: Facts, now_ns: int) -> Shares:
         """Records that name a trace; others are none of its business."""
@@ -137,7 +142,7 @@ class Router:
             shares[name] = share if place < share else _NOT
         before = self._decided.pop(key, None)
         if before is not None:  # what was sent before is not taken back
-            shares = {name: max(share, before.shares[name]) for name, share in shares.items()}
+            shares = {name: max(share, before.shares.get(name, _NOT)) for name, share in shares.items()}
         self._decided[key] = verdict = _Verdict(shares, resource)
         if len(self._decided) > _REMEMBERED:
             self._decided.popitem(last=False)
