@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from otel_cost.core.budget import Spend
     from otel_cost.core.decide import Decision
     from otel_cost.core.drift import Ran
+    from otel_cost.core.library import Library
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, Resource, Scope, SpanEvent
     from otel_cost.core.model.finding import Alert
@@ -115,10 +116,10 @@ class Engine:
         self.rules = rules
         self._identity = rules.identity
         self._exemptions = Exemptions(rules.exceptions)
-        self._watch = Watch(rules.loops, self._exemptions)
         self._escalation = Escalation(rules.escalation, self._exemptions)
         self.policy = Policy(rules)
         self.drift = Drift(rules.regressions)
+        self._watch = Watch(rules.loops, self._exemptions, self.policy.left)
         self._reader = Reader(rules.outcomes)
         self._places = Places()
         self._tells = bool(self._identity.sources or rules.attributes)
@@ -235,6 +236,8 @@ class Engine:
             known = run.outcomes.get(outcome.id)
             if (known is None and len(run.outcomes) < _MOST_OUTCOMES) or (known and known.at_ns <= outcome.at_ns):
                 run.outcomes[outcome.id] = outcome
+                if known is None and outcome.source == "evaluation":
+                    self._loops(run, None, self._watch.judge(run, outcome), outcome.at_ns)
             if all(key.startswith("response:") for key in outcome.keys):
                 outcome = replace(outcome, keys=(*outcome.keys, *keys_of(run=run.id)))
             self._escalation.learn(outcome, (*keys_of(run=run.id), *outcome.keys))
@@ -261,6 +264,11 @@ class Engine:
             run.joins |= places
         for outcome in self._reader.read(event):
             self.learn(outcome)
+
+    @property
+    def library(self) -> Library:
+        """What finished runs have taught: the driver brings in what was known before it started."""
+        return self._watch.library
 
     def tell(self, alerts: Iterable[Alert]) -> None:
         """Alerts that are not about a run, on the way of all others."""

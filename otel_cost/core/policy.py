@@ -324,10 +324,18 @@ class Policy:
             self._runs[run.tenant, spend.run] = run
         return self._budgets.put(run.tenant, call.id, spend)
 
+    def left(self, run: Run, call: Call) -> tuple[str, int] | None:
+        """The budget that this run's spending meets first, and what is left of it now [nano-USD]."""
+        if not self._rules:
+            return None
+        found = self._budgets.left(self._spent_by(run, call, 1))
+        return None if found is None else (found[0].name, found[1])
+
     def _spend(self, run: Run, call: Call) -> Spend | None:
         nano = call.nano
-        if not nano or nano > _MOST:
-            return None
+        return None if not nano or nano > _MOST else self._spent_by(run, call, nano)
+
+    def _spent_by(self, run: Run, call: Call, nano: int) -> Spend:
         mine, of_run = call.who, run.who
         said: dict[str, object] = {}
         for name, key, fact in self._asked:

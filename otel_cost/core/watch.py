@@ -17,8 +17,10 @@ from otel_cost.core.decide import Verb
 from otel_cost.core.detect import Observed
 from otel_cost.core.detect._episode import loudness
 from otel_cost.core.detect._memory import Memory
+from otel_cost.core.detect._pace import Pace
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.exemptions import Exemptions
+from otel_cost.core.library import Library
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Severity
@@ -27,15 +29,18 @@ from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.finding import Finding
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.rules.kinds.loops import Loop
 
 # How much of one agent's history is kept for a re-reading; loops are far shorter.
 _HISTORY: Final = 400
+# A run's workflow may be told late, by its root: every eighth call it is looked for again.
+_LOOK_AGAIN: Final = 7
 
 
 @dataclass(slots=True, eq=False)
@@ -56,14 +61,25 @@ class Watched:
     fed: dict[str, Observed] = field(default_factory=dict)  # call id → as it was fed, of all histories
     episodes: dict[str, int] = field(default_factory=dict)  # fingerprint → how many so far
     open: dict[str, Alert] = field(default_factory=dict)  # episode (rule and onset) → its firing alert
+    covered: set[str] = field(default_factory=set)  # episodes that a louder one tells of as well: paid for there
+    pace: Pace = field(default_factory=Pace)
+    last: tuple[Agent, Call] | None = None  # whose call came last: what is judged next is his
     nameless: set[bytes] = field(default_factory=set)  # names given to calls without a span
 
 
 class Watch:
     """The detectors of one rule set over every open run."""
 
-    def __init__(self, rules: Sequence[Loop], exemptions: Exemptions | None = None) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Loop],
+        exemptions: Exemptions | None = None,
+        left: Callable[[Run, Call], tuple[str, int] | None] | None = None,
+    ) -> None:
+        """`left`: the budget that a run's spending meets first, and what is left of it [nano-USD]."""
         self._rules = list(rules)
+        self._left = left
+        self.library = Library()
         self._exemptions = exemptions or Exemptions(())
         self._seeing = {
             kind: [
@@ -71,7 +87,7 @@ class Watch:
                 for place, rule in enumerate(self._rules)
                 if kind in rule.detector.kinds
             ]
-            for kind in CALL_KINDS
+            for kind in (*CALL_KINDS, Kind.OTHER)
         }
         self._runs: dict[Run, Watched] = {}
 
@@ -131,8 +147,28 @@ class Watch:
                 return ()  # so far back that nothing is remembered of its time, perhaps itself
             _forget(watched, agent)
         watched.fed[call.id] = observed
+        watched.last = (agent, call)
+        pace = observed.pace = watched.pace
+        pace.calls += 1
+        pace.nano += observed.nano or 0
+        if pace.usual is None and pace.calls & _LOOK_AGAIN == 0 and self.library.has_usual:
+            pace.usual = self.library.usual(run.tenant, run.who.get("workflow"))
         agent.history.append(observed)
         return self._observe(run, watched, agent, observed, call, at_ns)
+
+    def judge(self, run: Run, outcome: Outcome) -> Iterable[Alert]:
+        """Show the detectors what a judge has said of the work of the agent that was last at it."""
+        watched = self._runs.get(run)
+        if watched is None or watched.last is None:
+            return ()
+        agent, call = watched.last
+        step = copy.copy(call.step)
+        step.kind, step.start_ns, step.end_ns = Kind.OTHER, outcome.at_ns, outcome.at_ns
+        step.span_id = step.span_id or bytes.fromhex(call.id)[:8]
+        step.forget_content()
+        observed = Observed(step, None, failed=False, judged=outcome)
+        agent.history.append(observed)
+        return self._observe(run, watched, agent, observed, call, outcome.at_ns)
 
     def move(self, run: Run, was: str, now: str, at_ns: int) -> Iterator[Alert]:
         """Two agents of a run are one: append where the histories follow each other, else read both anew."""
@@ -166,6 +202,10 @@ class Watch:
         watched = self._runs.setdefault(stays, Watched())
         watched.fed |= lost.fed
         watched.open |= lost.open
+        watched.covered |= lost.covered
+        watched.pace.calls += lost.pace.calls
+        watched.pace.nano += lost.pace.nano
+        watched.pace.told |= lost.pace.told
         watched.nameless |= lost.nameless
         for key, agent in lost.agents.items():
             mine = watched.agents.get(key)
@@ -187,11 +227,12 @@ class Watch:
         for episode, alert in watched.open.items():
             yield replace(
                 _told(watched, alert),
-                id=f"{alert.id}-resolved",
+                id=f"{alert.fingerprint}-{alert.seq}-resolved",
                 state="resolved",
                 at_ns=at_ns,
-                wasted_nano=run.wasted.get(episode, alert.wasted_nano),
+                wasted_nano=alert.wasted_nano if episode in watched.covered else run.wasted.get(episode),
             )
+        self.library.close(run)
 
     def _agent(self) -> Agent:
         return Agent(states=[rule.detector.state() for rule in self._rules])
@@ -210,7 +251,8 @@ class Watch:
 
     def _findings(self, agent: Agent, observed: Observed) -> list[tuple[Loop, Finding]]:
         """What the detectors say of an agent's next call: mostly nothing."""
-        agent.memory.look(observed)
+        if observed.judged is None:
+            agent.memory.look(observed)
         found = []
         states = agent.states
         for observe, place, settings, rule in self._seeing[observed.step.kind]:
@@ -232,6 +274,7 @@ class Watch:
             if rule.match.names and not rule.match(lookup(facts(run, call))):
                 continue
             key = (rule.name, finding.onset_span_id)
+            episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
             if finding.state == "firing":
                 said = agent.fired.get(key)
                 if said is not None and (rule.severity is not None or loudness(said) >= loudness(finding.severity)):
@@ -239,10 +282,15 @@ class Watch:
                 agent.fired[key] = finding.severity
                 if _inhibited(watched, rule, finding):
                     continue
-            episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
-            run.wasted[episode] = finding.wasted_nano
-            run.shapes[episode] = _shape(rule, finding)
-            alert = self._alert(run, watched, rule, finding, call, at_ns)
+                for quieter in _overlapping(watched, rule, finding):
+                    if quieter != episode:
+                        watched.covered.add(quieter)
+                        run.wasted[quieter] = 0
+            elif episode not in watched.open:
+                continue  # it was not told of
+            run.wasted[episode] = 0 if episode in watched.covered else finding.wasted_nano
+            shape = run.shapes.setdefault(episode, _shape(rule, finding))
+            alert = self._alert(run, watched, rule, finding, call, at_ns, watched.open.get(episode), shape)
             exception = self._exemptions.covers(rule.name, lookup(facts(run, call)), call.step.start_ns)
             if exception is not None:
                 self._exemptions.use(exception, rule.name, _told(watched, alert))
@@ -260,25 +308,40 @@ class Watch:
                 if alert.state == "firing":
                     yield alert
 
-    def _alert(self, run: Run, watched: Watched, rule: Loop, finding: Finding, call: Call, at_ns: int) -> Alert:
-        run_id = run.id
-        fingerprint = hashlib.blake2b(
-            f"{run.tenant}\0{rule.name}\0{run_id}\0{call.agent_key}\0{finding.shape}".encode(), digest_size=8
-        ).hexdigest()
-        if finding.state == "firing":
-            watched.episodes[fingerprint] = watched.episodes.get(fingerprint, 0) + 1
-        seq = watched.episodes.get(fingerprint, 1)
+    def _alert(
+        self,
+        run: Run,
+        watched: Watched,
+        rule: Loop,
+        finding: Finding,
+        call: Call,
+        at_ns: int,
+        known: Alert | None,
+        shape: str,
+    ) -> Alert:
+        """`known`: the alert that told of this episode before; `shape`: what makes two episodes the same again."""
+        if known is not None:
+            fingerprint, seq = known.fingerprint, known.seq
+        else:
+            fingerprint = _hash(run.tenant, rule.name, run.id, call.agent_key, finding.shape)
+            seq = watched.episodes[fingerprint] = watched.episodes.get(fingerprint, 0) + 1
+        severity = rule.severity or finding.severity
+        name = f"{fingerprint}-{seq}"
+        if finding.state != "firing":
+            name += f"-{finding.state}"
+        elif known is not None:
+            name += f"-{severity.value}"
         return Alert(
-            id=f"{fingerprint}-{seq}" if finding.state == "firing" else f"{fingerprint}-{seq}-{finding.state}",
+            id=name,
             tenant=run.tenant,
-            run_id=run_id,
+            run_id=run.id,
             trace_id=call.trace_id,
             rule=rule.name,
             category=rule.detector.category,
             kind=finding.detector,
             state=finding.state,
             seq=seq,
-            severity=rule.severity or finding.severity,
+            severity=severity,
             span_ids=finding.span_ids,
             onset_span_id=finding.onset_span_id,
             at_span_id=finding.at_span_id,
@@ -287,8 +350,33 @@ class Watch:
             action=rule.action if rule.mode is Mode.ENFORCE else "",
             summary=finding.summary,
             fingerprint=fingerprint,
-            evidence=evidence(run, call) | finding.evidence | {"loop": _shape(rule, finding), "mode": rule.mode.value},
+            evidence=evidence(run, call)
+            | self._money(run, call, finding)
+            | {"loop": shape, **self.library.seen(run.tenant, shape), "mode": rule.mode.value},
         )
+
+    def _money(self, run: Run, call: Call, finding: Finding) -> dict[str, object]:
+        """A finding's evidence with its money as text, and when the loop's turns will have used up a budget."""
+        said: dict[str, object] = {
+            f"{key[:-5]}_usd" if key.endswith("_nano") else key: nano_to_text(value)
+            if key.endswith("_nano") and isinstance(value, int)
+            else value
+            for key, value in finding.evidence.items()
+        }
+        per_turn = finding.evidence.get("per_turn_nano")
+        left = self._left(run, call) if self._left is not None and isinstance(per_turn, int) and per_turn else None
+        if left is not None and isinstance(per_turn, int):
+            budget, nano = left
+            said["forecast"] = {
+                "budget": budget,
+                "left_usd": nano_to_text(nano),
+                "turns": -(-nano // per_turn),
+            }
+        return said
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def _fired_too(agent: Agent, fired: Mapping[tuple[str, bytes], Severity]) -> None:
@@ -320,14 +408,22 @@ def _inhibited(watched: Watched, rule: Loop, finding: Finding) -> bool:
         return False
     strictness = _strictness(rule.action if rule.mode is Mode.ENFORCE else "")
     loud = loudness(rule.severity or finding.severity)
-    spans = set(finding.span_ids)
     return any(
-        alert.category is Category.LOOP
-        and loudness(alert.severity) >= loud
-        and _strictness(alert.action) >= strictness
-        and not spans.isdisjoint(alert.span_ids)
-        for alert in watched.open.values()
+        loudness(watched.open[episode].severity) >= loud and _strictness(watched.open[episode].action) >= strictness
+        for episode in _overlapping(watched, rule, finding)
     )
+
+
+def _overlapping(watched: Watched, rule: Loop, finding: Finding) -> list[str]:
+    """Open episodes of loops that this one shares calls with."""
+    if rule.detector.category is not Category.LOOP:
+        return []
+    spans = set(finding.span_ids)
+    return [
+        episode
+        for episode, alert in watched.open.items()
+        if alert.category is Category.LOOP and not spans.isdisjoint(alert.span_ids)
+    ]
 
 
 def _strictness(action: str) -> int:
@@ -385,7 +481,7 @@ def _forget(watched: Watched, agent: Agent) -> None:
 
 def _shape(rule: Loop, finding: Finding) -> str:
     """What makes two episodes the same again, in whatever run; its words stay inside."""
-    return hashlib.blake2b(f"{rule.name}\0{finding.detector}\0{finding.shape}".encode(), digest_size=8).hexdigest()
+    return _hash(rule.name, finding.detector, finding.shape)
 
 
 def _evals(run: Run) -> dict[str, object]:

@@ -356,6 +356,17 @@ class Budgets:
                 break  # roughly in the order of time
             del self._calls[call]
 
+    def left(self, spend: Spend) -> tuple[Budget, int] | None:
+        """Of the budgets that would count a spend, the one that has the least left [nano-USD] at its time."""
+        found: tuple[Budget, int] | None = None
+        for index, _ in self._counting(spend):
+            account = self._accounts.get((index, _group(self._budgets[index], spend)))
+            budget = self._budgets[index]
+            left = budget.limit_nano - (0 if account is None else self._counted(account, spend.at_ns))
+            if found is None or left < found[1]:
+                found = budget, max(0, left)
+        return found
+
     def shares(self, now_ns: int) -> Iterator[tuple[Fraction, _Account]]:
         """Every account with how much of its limit is used in the window that holds `now_ns`."""
         for account in self._accounts.values():

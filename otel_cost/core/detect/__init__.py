@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from otel_cost.core.detect._memory import Repeats
+    from otel_cost.core.detect._pace import Pace
     from otel_cost.core.detect._traits import Traits
     from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.finding import Finding
+    from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.step import Step
     from otel_cost.core.model.vocabulary import Category
 
@@ -35,7 +37,7 @@ class Observed:
     """One call as a detector sees it. `nano`: what it cost (None: no price known, as for most tools).
 
     `charge` splits that cost by token kind where the caller has it (what carried
-    context costs cannot be told without). The rest is worked out once for all
+    context costs cannot be told without). The rest (but `pace` and `judged`) is worked out once for all
     detectors by the agent's `_memory.Memory`, before they see the call. `traits` holds hashes and sizes
     only and outlives the step's content, so a history can be read anew after `forget_content`.
     """
@@ -44,6 +46,8 @@ class Observed:
     nano: int | None
     failed: bool
     charge: Charge | None = None
+    pace: Pace | None = field(default=None, repr=False)  # of its run, this call included
+    judged: Outcome | None = None  # no call but an evaluation (kind `other`) of what the agent did last
     traits: Traits | None = field(default=None, repr=False)
     cost: int | None = None  # of the turn that this tool call ends, nano-USD
     epoch: int = 0  # successful writes that brought something new, before it

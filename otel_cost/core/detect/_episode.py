@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ from otel_cost.core.model.vocabulary import Kind, Severity
 
 if TYPE_CHECKING:
     from otel_cost.core.detect import Observed
+    from otel_cost.core.detect._traits import Traits
 
 # A tool call further back than this has nothing to do with the present one.
 WINDOW: Final = 20
@@ -20,6 +22,9 @@ CALM: Final = 3
 # A prompt below this share of the last one was compacted, or a new conversation was begun.
 COMPACTED: Final = 0.7
 _SPANS: Final = 64
+_NAMES: Final = 8
+# What a schema calls its arguments. Of a tool that takes any keys, only those that look like names are told.
+_NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,39}")
 
 
 _LOUDNESS: Final = {severity: place for place, severity in enumerate(Severity)}
@@ -72,6 +77,8 @@ class Episode:
     last: int = 0  # index of the last tool call that belongs here
     quiet: int = 0  # calls that brought something new since then
     told: Severity | None = None  # how loud it was told of
+    named: dict[str, int] | None = None  # the first call's arguments, as hashes by name
+    varying: set[str] = field(default_factory=set)  # names of those that a later call changed
 
     @property
     def firing(self) -> bool:
@@ -81,13 +88,21 @@ class Episode:
         """Was it not yet told of as loud as this?"""
         return self.told is None or loudness(self.told) < loudness(severity)
 
-    def add(self, span_id: bytes, cost: int | None, at: int) -> None:
+    def add(self, span_id: bytes, cost: int | None, at: int, traits: Traits | None = None) -> None:
+        """Take a call in. Beyond the first few dozens of spans only the last one is kept."""
         if self.repeats >= self.honest:
             self.spend(cost)
         self.repeats += 1
         if len(self.spans) < _SPANS:
             self.spans.append(span_id)
+        else:
+            self.spans[-1] = span_id
         self.last, self.quiet = at, 0
+        if traits is not None and traits.named:
+            if self.named is None:
+                self.named = dict(traits.named)
+            elif len(self.varying) < _NAMES:
+                self.varying |= {name for name, _ in dict(traits.named).items() ^ self.named.items()}
 
     def spend(self, cost: int | None) -> None:
         self.wasted = None if cost is None or self.wasted is None else self.wasted + cost
@@ -118,6 +133,7 @@ class Episode:
             evidence={
                 "repeats": self.repeats,
                 "per_turn_nano": None if self.wasted is None or wasteful <= 0 else self.wasted // wasteful,
+                **({"varying": ", ".join(sorted(filter(_NAME.fullmatch, self.varying)))} if self.varying else {}),
                 **evidence,
             },
             state=state,

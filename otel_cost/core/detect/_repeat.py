@@ -22,6 +22,7 @@ class Group:
     members: set[int]
     tool: str
     outcome: bytes
+    size: int | None  # of the result, in the sender's unit
     varied: bool
     episode: Episode
 
@@ -61,7 +62,7 @@ def _join(state: RepeatState, repeats: Repeats, earlier: Sequence[Past]) -> Grou
     known = {one.at for one in earlier}
     group = next((group for group in state.groups if group.members & known), None)
     if group is None:
-        group = Group(set(), now.tool, now.outcome, False, Episode())
+        group = Group(set(), now.tool, now.outcome, now.traits.size, False, Episode())
         state.groups.append(group)
         for one in reversed(earlier):
             _add(group, one)
@@ -71,7 +72,7 @@ def _join(state: RepeatState, repeats: Repeats, earlier: Sequence[Past]) -> Grou
 
 
 def _add(group: Group, one: Past) -> None:
-    group.episode.add(one.span_id, one.cost, one.at)
+    group.episode.add(one.span_id, one.cost, one.at, one.traits)
     group.members.add(one.at)
     group.members = {at for at in group.members if one.at - at < WINDOW}
 
@@ -94,5 +95,10 @@ def _finding(group: Group, name: str, at_span_id: bytes) -> Finding:
         at_span_id,
         shape=f"{group.tool}:{group.outcome.hex()}",
         summary=f"{group.tool} was called {episode.repeats} times {how}, with the same result",
-        evidence={"tool": group.tool, "arguments": "varied" if group.varied else "same"},
+        evidence={
+            "tool": group.tool,
+            "arguments": "varied" if group.varied else "same",
+            "result": group.outcome.hex(),
+            "result_size": group.size,
+        },
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
 from otel_cost.core.detect._shape import (
     canonical,
@@ -38,6 +39,7 @@ class Traits:
         "failures",
         "infrastructure",
         "instruction",
+        "named",
         "negative",
         "outcome",
         "size",
@@ -50,6 +52,7 @@ class Traits:
     )
 
     call: bytes | None  # tool and arguments
+    named: tuple[tuple[str, int], ...]  # each argument's name and a hash of its value
     outcome: bytes | None  # tool and what came back: the error's shape, else the result's
     error: bytes | None  # the error's shape; None: not failed, or nothing is told about it
     failed: bool  # says so, or its result reads so: some harnesses report a failing command as a success
@@ -69,6 +72,7 @@ class Traits:
     def __init__(self, step: Step, failed: bool) -> None:
         self.call = self.outcome = self.error = self.sketch = self.target = self.size = self.failures = None
         self.instruction = None
+        self.named = ()
         self.words = frozenset()
         self.failed, self.verb, self.chant = failed, "", 0
         self.infrastructure = self.vague = self.whole = self.negative = False
@@ -91,6 +95,9 @@ class Traits:
             self.sketch = Sketch(value)
             if isinstance(value, dict):
                 self._read_arguments(value)
+                self.named = tuple([(key, crc32(str(one).encode("utf-8", "replace"))) for key, one in value.items()])
+            else:
+                self.named = (("arguments", crc32(text.encode("utf-8", "replace"))),)
         if result is not None:
             self.size = len(result)
             if not self.failed and _reads_failed(result):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
 
@@ -29,11 +29,15 @@ class NoNews(Settings):
     """Tool calls from one call without news to the next, at most."""
 
 
+_TOOLS: Final = 6
+
+
 @dataclass(slots=True)
 class State:
     """One agent's present stretch of calls without news."""
 
     stretch: Episode | None = None
+    tools: set[str] = field(default_factory=set)
     told: dict[bytes, int] = field(default_factory=dict)  # results that the stretch brought back, and how often
 
 
@@ -58,26 +62,30 @@ def _stretched(state: State, seen: Observed, settings: NoNews) -> Iterator[Findi
                 if stretch.quiet >= (CALM if stretch.firing else settings.gap):
                     state.stretch = None
                     if stretch.firing:
-                        yield _finding(stretch, now.known_by)
+                        yield _finding(state, stretch, now.known_by)
             continue
         if stretch is None:
             # The call that is repeated is the last honest one: it opens the episode and is not waste.
             stretch = state.stretch = Episode()
             state.told.clear()
+            state.tools.clear()
             stretch.add(near[0].span_id, near[0].cost, near[0].at)
-        stretch.add(now.span_id, now.cost, now.at)
+        stretch.add(now.span_id, now.cost, now.at, now.traits)
+        if len(state.tools) < _TOOLS:
+            state.tools.add(now.tool)
         alike = state.told[now.outcome] = state.told.get(now.outcome, 0) + 1
         if (stretch.repeats > settings.count or alike >= settings.alike) and not stretch.firing:
-            yield _finding(stretch, now.known_by)
+            yield _finding(state, stretch, now.known_by)
 
 
-def _finding(stretch: Episode, at_span_id: bytes) -> Finding:
+def _finding(state: State, stretch: Episode, at_span_id: bytes) -> Finding:
+    tools = ", ".join(sorted(state.tools))
     return stretch.finding(
         DETECTOR.name,
         at_span_id,
-        shape="no_news",
+        shape=tools,
         summary=f"{stretch.repeats - 1} calls brought nothing new",
-        evidence={},
+        evidence={"tools_in_loop": tools},
     )
 
 

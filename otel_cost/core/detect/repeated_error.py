@@ -92,7 +92,7 @@ def _again(state: State, seen: Observed, shape: bytes, settings: RepeatedError) 
             del state.streaks[next(iter(state.streaks))]
     streak.varied |= traits.call != streak.call
     streak.failures = traits.failures
-    streak.episode.add(step.span_id, seen.cost if step.kind is Kind.TOOL else 0, state.calls)
+    streak.episode.add(step.span_id, seen.cost if step.kind is Kind.TOOL else 0, state.calls, traits)
     streak.again += any(_same_try(one, epoch, traits, seen.epoch) for one, epoch in streak.tries)
     streak.tries.append((traits, seen.epoch))
     if streak.again >= settings.count or streak.episode.repeats >= settings.varied:
@@ -133,7 +133,11 @@ def _finding(streak: Streak, at_span_id: bytes, severity: Severity | None = None
         at_span_id,
         shape=f"{streak.tool}:{streak.shape.hex()}",
         summary=f"{streak.tool} failed the same way {episode.repeats} times",
-        evidence={"tool": streak.tool, "arguments": "varied" if streak.varied else "same"},
+        evidence={
+            "tool": streak.tool,
+            "arguments": "varied" if streak.varied else "same",
+            "error": streak.shape.hex(),
+        },
         severity=severity,
     )
 
