@@ -119,7 +119,7 @@ class Engine:
         self._escalation = Escalation(rules.escalation, self._exemptions)
         self.policy = Policy(rules)
         self.drift = Drift(rules.regressions)
-        self._watch = Watch(rules.loops, self._exemptions, self.policy.left)
+        self._watch = Watch(rules.loops, self._exemptions, lambda run, call: self.policy.left(run, call))
         self._reader = Reader(rules.outcomes)
         self._places = Places()
         self._tells = bool(self._identity.sources or rules.attributes)

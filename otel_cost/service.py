@@ -24,9 +24,11 @@ from prometheus_client import CollectorRegistry
 
 from otel_cost.core.budget import KEEP_NS
 from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_metrics, decode_traces
+from otel_cost.core.detect._pace import REMEMBERED
 from otel_cost.core.drift import Drift
 from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json
+from otel_cost.core.library import MOST_SHAPES
 from otel_cost.core.model.effects import Effects, Outgoing, Signal
 from otel_cost.core.outcomes import outcome_json, outcome_of
 from otel_cost.core.policy import Policy, alert_of
@@ -438,6 +440,7 @@ class Service:
             # Keyed by call, so that what the journal tells again counts once.
             told = (alert for alert in self.ledger.alerts(10_000, begun_ns - KEEP_NS) if alert["category"] == "budget")
             self.engine.restore(self.ledger.spends(since_ns), map(alert_of, told), begun_ns)
+        self._restore_library()
         self._restore_standing(begun_ns)
         if self.engine.drift:
             runs = self.ledger.finished(begun_ns - self.engine.drift.last_ns)
@@ -479,6 +482,13 @@ class Service:
             fresh.replace(self._standing_file)
         except OSError as error:
             _log.error("what stands cannot be kept for the next start", problem=str(error))
+
+    def _restore_library(self) -> None:
+        """What finished runs have taught; what is still open is read again."""
+        for tenant, shape, seen in self.ledger.shapes_of_finished_runs(MOST_SHAPES):
+            self.engine.library.learn_shape(tenant, shape, seen)
+        for tenant, workflow, taken in self.ledger.usual(REMEMBERED):
+            self.engine.library.learn_runs(tenant, workflow, taken)
 
     def _restore_standing(self, begun_ns: int) -> None:
         try:

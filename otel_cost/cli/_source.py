@@ -34,6 +34,8 @@ class Source(Protocol):
 
     def runs(self, top: int, since: str | None) -> list[Row]: ...
 
+    def loops(self, top: int, since: str | None) -> list[Row]: ...
+
     def run(self, run_or_trace_id: str) -> Row | None: ...
 
     def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
@@ -119,6 +121,10 @@ class _Api:
         runs: list[Row] = self._get("/v1/runs", {"top": str(top), "since": since})["runs"]
         return runs
 
+    def loops(self, top: int, since: str | None) -> list[Row]:
+        loops: list[Row] = self._get("/v1/loops", {"top": str(top), "since": since})["loops"]
+        return loops
+
     def run(self, run_or_trace_id: str) -> Row | None:
         return self._get(f"/v1/runs/{quote(run_or_trace_id, safe='')}", {}, missing_ok=True) or None
 
@@ -160,6 +166,9 @@ class _File:
 
     def runs(self, top: int, since: str | None) -> list[Row]:
         return self._ledger.runs(top, _ns(since))
+
+    def loops(self, top: int, since: str | None) -> list[Row]:
+        return self._ledger.loops(top, _ns(since))
 
     def run(self, run_or_trace_id: str) -> Row | None:
         return self._ledger.run(run_or_trace_id)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from otel_cost.core.assemble.run import Run
 
 # Of each kind the most that is kept; the least recently met goes first.
-_SHAPES: Final = 20_000
+MOST_SHAPES: Final = 20_000
 _WORKFLOWS: Final = 2_000
 
 
@@ -46,7 +46,7 @@ class Library:
 
     def learn_shape(self, tenant: str, shape: str, seen: Seen) -> None:
         """Take in what was known before the engine started."""
-        _keep(self._shapes, (tenant, shape), seen, _SHAPES)
+        _keep(self._shapes, (tenant, shape), seen, MOST_SHAPES)
 
     def learn_runs(self, tenant: str, workflow: str, taken: Iterable[Taken]) -> None:
         """Finished runs of a workflow, the oldest first; at most the last few count."""
@@ -78,7 +78,7 @@ class Library:
             known.runs += shape not in met
             known.nano += run.wasted.get(episode) or 0
             met.add(shape)
-            _keep(self._shapes, (run.tenant, shape), known, _SHAPES)
+            _keep(self._shapes, (run.tenant, shape), known, MOST_SHAPES)
         workflow = run.who.get("workflow")
         if workflow is not None:
             calls = [call for call in run.calls.values() if call.kind in CALL_KINDS]

@@ -21,7 +21,7 @@ from otel_cost.core.detect._pace import Pace
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.exemptions import Exemptions
 from otel_cost.core.library import Library
-from otel_cost.core.model.finding import Alert
+from otel_cost.core.model.finding import Alert, Burnt
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Severity
 from otel_cost.core.outcomes import judge, latest
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.finding import Finding
+    from otel_cost.core.model.finding import Finding, Live
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.rules.kinds.loops import Loop
 
@@ -61,6 +61,7 @@ class Watched:
     fed: dict[str, Observed] = field(default_factory=dict)  # call id → as it was fed, of all histories
     episodes: dict[str, int] = field(default_factory=dict)  # fingerprint → how many so far
     open: dict[str, Alert] = field(default_factory=dict)  # episode (rule and onset) → its firing alert
+    live: dict[str, Live] = field(default_factory=dict)  # of those, what goes on after it was told of
     covered: set[str] = field(default_factory=set)  # episodes that a louder one tells of as well: paid for there
     pace: Pace = field(default_factory=Pace)
     last: tuple[Agent, Call] | None = None  # whose call came last: what is judged next is his
@@ -103,7 +104,8 @@ class Watch:
             for episode, alert in list(watched.open.items()):
                 if alert.rule not in names:
                     del watched.open[episode]
-                    ended = replace(alert, id=f"{alert.id}-resolved", state="resolved", at_ns=at_ns)
+                    name = f"{alert.fingerprint}-{alert.seq}-resolved"
+                    ended = replace(alert, id=name, state="resolved", at_ns=at_ns)
                     yield run, _told(watched, ended)
             for agent in watched.agents.values():
                 agent.memory, agent.states = Memory(), self._agent().states
@@ -202,6 +204,7 @@ class Watch:
         watched = self._runs.setdefault(stays, Watched())
         watched.fed |= lost.fed
         watched.open |= lost.open
+        watched.live |= lost.live
         watched.covered |= lost.covered
         watched.pace.calls += lost.pace.calls
         watched.pace.nano += lost.pace.nano
@@ -225,12 +228,21 @@ class Watch:
         if watched is None:
             return
         for episode, alert in watched.open.items():
-            yield replace(
-                _told(watched, alert),
-                id=f"{alert.fingerprint}-{alert.seq}-resolved",
-                state="resolved",
-                at_ns=at_ns,
-                wasted_nano=alert.wasted_nano if episode in watched.covered else run.wasted.get(episode),
+            live = watched.live.get(episode)
+            burnt = Burnt(alert.wasted_nano, alert.span_ids, 0) if live is None else live.now()
+            if episode not in watched.covered:
+                run.wasted[episode] = burnt.wasted_nano
+            yield _told(
+                watched,
+                replace(
+                    alert,
+                    id=f"{alert.fingerprint}-{alert.seq}-resolved",
+                    state="resolved",
+                    at_ns=at_ns,
+                    wasted_nano=burnt.wasted_nano,
+                    span_ids=burnt.span_ids,
+                    evidence=alert.evidence | ({"repeats": burnt.repeats} if "repeats" in alert.evidence else {}),
+                ),
             )
         self.library.close(run)
 
@@ -276,6 +288,8 @@ class Watch:
             key = (rule.name, finding.onset_span_id)
             episode = f"{rule.detector.category}|{rule.name}|{finding.onset_span_id.hex()}"
             if finding.state == "firing":
+                if finding.live is not None:
+                    watched.live[episode] = finding.live
                 said = agent.fired.get(key)
                 if said is not None and (rule.severity is not None or loudness(said) >= loudness(finding.severity)):
                     continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from otel_cost.core.model.finding import Finding
+from otel_cost.core.model.finding import Burnt, Finding
 from otel_cost.core.model.vocabulary import Kind, Severity
 
 if TYPE_CHECKING:
@@ -137,4 +137,8 @@ class Episode:
                 **evidence,
             },
             state=state,
+            live=self,
         )
+
+    def now(self) -> Burnt:
+        return Burnt(self.wasted, tuple(self.spans), self.repeats)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 # Older runs tell of another program.
 REMEMBERED: Final = 200
@@ -46,7 +49,7 @@ class Pace:
     nano: int = 0
     calls: int = 0
     usual: Usual | None = None  # None: its workflow is not known, or none of its runs has finished
-    told: set[int] = field(default_factory=set)  # rules (by their settings' identity) that have told of it
+    told: set[Hashable] = field(default_factory=set)  # settings under which it was told of
 
 
 def _quantile(ordered: list[int], share: float) -> int:

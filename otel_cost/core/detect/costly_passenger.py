@@ -11,7 +11,7 @@ from pydantic import Field
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._carried import Paid, paid_for
 from otel_cost.core.detect._episode import COMPACTED, Settings
-from otel_cost.core.model.finding import Finding
+from otel_cost.core.model.finding import Burnt, Finding
 from otel_cost.core.model.money import NANO_PER_USD
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
@@ -52,6 +52,9 @@ class Passenger:
             self.nano = None
         else:
             self.nano += paid.carried(self.start + self.tokens) - paid.carried(self.start)
+
+    def now(self) -> Burnt:
+        return Burnt(self.nano, (self.span_id,), self.calls)
 
 
 @dataclass(slots=True)
@@ -125,6 +128,7 @@ def _finding(passenger: Passenger, at_span_id: bytes, state: str) -> Finding:
         severity=Severity.NOTICE,
         evidence={"tool": passenger.tool, "tokens": passenger.tokens, "calls": passenger.calls},
         state=state,
+        live=passenger,
     )
 
 

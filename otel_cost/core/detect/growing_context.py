@@ -10,7 +10,7 @@ from pydantic import Field
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._carried import carried_nano
 from otel_cost.core.detect._episode import COMPACTED, Settings
-from otel_cost.core.model.finding import Finding
+from otel_cost.core.model.finding import Burnt, Finding
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class Growth:
             self.wasted = None if nano is None or self.wasted is None else self.wasted + nano
         self.unpaid.clear()
         return self.wasted
+
+    def now(self) -> Burnt:
+        return Burnt(self.spent(), tuple(self.span_ids), self.rises)
 
 
 @dataclass(slots=True)
@@ -128,6 +131,7 @@ def _finding(growth: Growth, at_span_id: bytes, model: str, settings: GrowingCon
             "last_cached_percent": _cached_percent(last),
         },
         state=state,
+        live=growth,
     )
 
 

@@ -37,13 +37,13 @@ class State:
 def observe(state: State, seen: Observed, settings: Runaway) -> Iterable[Finding]:  # noqa: ARG001  the contract's shape
     """Feed one call; tell once of a run that has left what is usual behind. `wasted` is the money beyond that."""
     pace = seen.pace
-    if pace is None or pace.usual is None or len(pace.usual.runs) < settings.min_runs or id(settings) in pace.told:
+    if pace is None or pace.usual is None or len(pace.usual.runs) < settings.min_runs or settings in pace.told:
         return ()
     nano, calls = pace.usual.at(settings.share)
     dear = nano is not None and pace.nano > settings.factor * nano
     if not dear and pace.calls <= settings.factor * calls:
         return ()
-    pace.told.add(id(settings))
+    pace.told.add(settings)
     step = seen.step
     return (
         Finding(

@@ -6,7 +6,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from otel_cost.core.model.vocabulary import Category, Severity
+
+    class Live(Protocol):
+        """An episode that goes on after it was told of."""
+
+        def now(self) -> Burnt: ...
+
+
+@dataclass(slots=True, frozen=True)
+class Burnt:
+    """What an episode has come to."""
+
+    wasted_nano: int | None
+    span_ids: tuple[bytes, ...]  # in event order; of very many the first few dozens and the last
+    repeats: int
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -23,6 +39,7 @@ class Finding:
     severity: Severity
     evidence: dict[str, str | int | None] = field(default_factory=dict)
     state: str = "firing"  # firing | resolved
+    live: Live | None = field(default=None, compare=False, repr=False)  # None: it is over with this finding
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

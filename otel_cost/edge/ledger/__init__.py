@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from otel_cost.core.budget import Spend
+    from otel_cost.core.detect._pace import Taken
     from otel_cost.core.drift import Ran
+    from otel_cost.core.library import Seen
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.effects import Correction, Effects
     from otel_cost.core.model.finding import Alert
@@ -175,6 +177,15 @@ class Ledger(Protocol):
 
     def alerts(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
         """Alert lines, the latest first. An episode that has been resolved shows as resolved only."""
+
+    def loops(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
+        """Shapes of loops and waste that were seen, the dearest first: how often, in how many runs, what they burnt."""
+
+    def shapes_of_finished_runs(self, most: int) -> Iterator[tuple[str, str, Seen]]:
+        """The same for the engine: tenant, shape and what is known of it from runs that are over, the dearest last."""
+
+    def usual(self, most: int) -> Iterator[tuple[str, str, list[Taken]]]:
+        """Tenant, workflow, and what its last finished runs took, the oldest first; at most `most` of each."""
 
     def outcomes(self, runs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Outcome]]:
         """What became of runs, by (tenant, run id): all news that reaches each; runs without any are left out."""

@@ -18,10 +18,12 @@ import duckdb
 from arro3.core import Array, DataType, Table
 
 from otel_cost.core.budget import Spend
+from otel_cost.core.detect._pace import Taken
 from otel_cost.core.drift import Ran, facts_of_line
 from otel_cost.core.enrich.lines import rfc3339, trace_line, usd
 from otel_cost.core.enrich.records import alert_json, correction_json
-from otel_cost.core.model.money import Rate, exact_text, usd_to_nano
+from otel_cost.core.library import Seen
+from otel_cost.core.model.money import Rate, exact_text, nano_to_text, usd_to_nano
 from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
 from otel_cost.core.outcomes import judge, outcome_json, outcome_of, reaching
@@ -606,11 +608,58 @@ class DuckDbLedger:
     def alerts(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
         rows = self._rows(
             "SELECT line FROM alerts WHERE at_ns >= ? AND (?::VARCHAR IS NULL OR tenant = ?)"
-            " QUALIFY row_number() OVER (PARTITION BY tenant, episode ORDER BY resolved DESC) = 1"
+            " QUALIFY row_number() OVER (PARTITION BY tenant, episode ORDER BY resolved DESC, at_ns DESC) = 1"
             " ORDER BY at_ns DESC, id LIMIT ?",
             [_from(since_ns), tenant, tenant, limit],
         )
         return [json.loads(line) for (line,) in rows]
+
+    def loops(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
+        return [
+            {
+                "tenant": of, "loop": loop, "kind": kind, "rule": rule, "summary": summary, "times": times,
+                "runs": runs, "first_seen": rfc3339(first), "last_seen": rfc3339(last),
+                "burn_usd": nano_to_text(nano),
+            }
+            for of, loop, times, runs, nano, first, last, kind, rule, summary in self._shapes(
+                "at_ns >= ? AND (?::VARCHAR IS NULL OR tenant = ?)", limit, _from(since_ns), tenant, tenant
+            )
+        ]  # fmt: skip
+
+    def shapes_of_finished_runs(self, most: int) -> Iterator[tuple[str, str, Seen]]:
+        over = "EXISTS (FROM runs r WHERE r.tenant = a.tenant AND r.run_id = a.run_id)"
+        for tenant, loop, times, runs, nano, *_ in reversed(self._shapes(over, most)):
+            yield tenant, loop, Seen(times, runs, nano)
+
+    def _shapes(self, condition: str, limit: int, *parameters: object) -> list[tuple[Any, ...]]:
+        """Shapes over episodes (`a`) that meet a condition, the dearest first."""
+        latest = ", ".join(
+            f"arg_max(json_extract_string(line, '$.{name}'), at_ns)" for name in ("kind", "rule", "summary")
+        )
+        return self._rows(
+            "SELECT tenant, loop, count(*) AS times, count(DISTINCT run_id),"  # noqa: S608  # our own words
+            " coalesce(sum(wasted_nano), 0)::BIGINT AS nano,"
+            f" min(begun_ns), max(at_ns), {latest}"
+            " FROM (SELECT *, min(at_ns) OVER (PARTITION BY tenant, episode) AS begun_ns,"
+            " json_extract_string(line, '$.evidence.loop') AS loop,"
+            " json_extract_string(line, '$.category') AS category FROM alerts"
+            " QUALIFY row_number() OVER (PARTITION BY tenant, episode ORDER BY resolved DESC, at_ns DESC) = 1"
+            f") a WHERE loop IS NOT NULL AND category IN ('loop', 'waste') AND {condition}"
+            " GROUP BY tenant, loop ORDER BY nano DESC, times DESC, loop LIMIT ?",
+            [*parameters, limit],
+        )
+
+    def usual(self, most: int) -> Iterator[tuple[str, str, list[Taken]]]:
+        rows = self._rows(
+            "SELECT tenant, workflow, list(nano ORDER BY end_ns), list(calls ORDER BY end_ns) FROM (SELECT tenant,"
+            " workflow, nano, end_ns, json_extract(line, '$.llm_calls')::BIGINT"
+            " + json_extract(line, '$.tool_calls')::BIGINT AS calls FROM runs WHERE workflow IS NOT NULL"
+            " QUALIFY row_number() OVER (PARTITION BY tenant, workflow ORDER BY end_ns DESC) <= ?)"
+            " GROUP BY tenant, workflow",
+            [most],
+        )
+        for tenant, workflow, nano, calls in rows:
+            yield tenant, workflow, [Taken(*one) for one in zip(nano, calls, strict=True)]
 
     def run(self, run_or_trace_id: str, tenant: str | None = None) -> Row | None:
         found = self._rows(
@@ -635,7 +684,8 @@ class DuckDbLedger:
             # What was said before two runs became one names the run of then; the trace stays.
             self._lines(
                 f"SELECT line FROM alerts WHERE {_OF_RUN}"  # noqa: S608  # our own words
-                " QUALIFY row_number() OVER (PARTITION BY episode ORDER BY resolved DESC) = 1 ORDER BY at_ns, id",
+                " QUALIFY row_number() OVER (PARTITION BY episode ORDER BY resolved DESC, at_ns DESC) = 1"
+                " ORDER BY at_ns, id",
                 [*mine, traces],
             ),
             self._lines(f"SELECT line FROM corrections WHERE {_OF_RUN} ORDER BY at_ns, id", [*mine, traces]),  # noqa: S608
@@ -1022,7 +1072,7 @@ told AS (
     SELECT tenant, run_id, trace_id, wasted_nano, onset, string_split(span_ids, ',') AS spans, episode,
         json_extract_string(line, '$.category') = 'loop' AS is_loop
     FROM alerts WHERE wasted_nano > 0
-    QUALIFY row_number() OVER (PARTITION BY tenant, episode ORDER BY resolved DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY tenant, episode ORDER BY resolved DESC, at_ns DESC) = 1
 ),
 episodes AS (
     SELECT * FROM told

@@ -124,6 +124,11 @@ def make_app(
         found = views.ledger.alerts(_count(request, "limit", 100) or 100, since_ns, request.query_params.get("tenant"))
         return JSONResponse({"alerts": with_people(host, found)})
 
+    def loops(request: Request) -> Response:
+        since_ns, _ = _times(request)
+        found = views.ledger.loops(_count(request, "top", 100) or 100, since_ns, request.query_params.get("tenant"))
+        return JSONResponse({"loops": found})
+
     def openapi(_: Request) -> Response:
         return JSONResponse(document())
 
@@ -166,6 +171,7 @@ def make_app(
             Route("/v1/alerts", alerts),
             Route("/v1/budgets", budgets),
             Route("/v1/exceptions", allow, methods=["POST"]),
+            Route("/v1/loops", loops),
             Route("/openapi.json", openapi),
             Route("/-/reload", reloaded, methods=["POST"]),
             *people_routes(host),

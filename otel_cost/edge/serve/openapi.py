@@ -91,6 +91,12 @@ def document() -> dict[str, Any]:
                 answer=_object(alerts={"type": "array", "items": {"type": "object"}}),
                 refused=True,
             ),
+            "/v1/loops": _get(
+                "Shapes of loops and waste, the dearest first: how often, in how many runs, what they burnt",
+                [times[0], tenant, top],
+                answer=_object(loops={"type": "array", "items": {"type": "object"}}),
+                refused=True,
+            ),
             "/v1/alerts/{id}/ack": {
                 "post": {
                     "summary": "Somebody has a firing alert in hand: it is not told again",
