@@ -119,7 +119,7 @@ class Engine:
         self._escalation = Escalation(rules.escalation, self._exemptions)
         self.policy = Policy(rules)
         self.drift = Drift(rules.regressions)
-        self._watch = Watch(rules.loops, self._exemptions, lambda run, call: self.policy.left(run, call))
+        self._watch = Watch(rules.loops, self._exemptions, self._left)
         self._reader = Reader(rules.outcomes)
         self._places = Places()
         self._tells = bool(self._identity.sources or rules.attributes)
@@ -264,6 +264,9 @@ class Engine:
             run.joins |= places
         for outcome in self._reader.read(event):
             self.learn(outcome)
+
+    def _left(self, run: Run, call: Call) -> tuple[str, int] | None:
+        return self.policy.left(run, call)  # of the rules that are in force when it is asked
 
     @property
     def library(self) -> Library:
