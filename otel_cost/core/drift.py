@@ -97,7 +97,7 @@ class _Episode:
 class _Group:
     """The runs of one group of one rule, by end, and what is known of each measure of them."""
 
-    runs: list[tuple[int, str, Ran]] = field(default_factory=list)
+    runs: list[tuple[int, int, str, Ran]] = field(default_factory=list)  # end, start, id
     episodes: dict[str | None, _Episode] = field(default_factory=dict)  # by shape of loop; None: the whole cost
     seqs: Counter[str | None] = field(default_factory=Counter)
     apart: dict[str | None, set[str]] = field(default_factory=dict)  # runs that are not normal
@@ -140,10 +140,10 @@ class Drift:
                 if len(self._groups) >= _MOST_GROUPS:
                     del self._groups[next(iter(self._groups))]
                 group = self._groups[key] = _Group()
-            known = next((one for one in group.runs if one[1] == ran.run_id), None)
+            known = next((one for one in group.runs if one[2] == ran.run_id), None)
             if known is not None:
                 group.runs.remove(known)
-            insort(group.runs, (ran.end_ns, ran.run_id, ran), key=lambda one: one[:2])
+            insort(group.runs, (ran.end_ns, ran.start_ns, ran.run_id, ran), key=lambda one: one[:3])
             newest = group.runs[-1][0]
             while group.runs[0][0] < newest - 2 * rule.last_ns or len(group.runs) > _MOST_RUNS:
                 del group.runs[0]
@@ -188,7 +188,7 @@ class Drift:
         said: Said,
     ) -> None:
         cost = _cost_of(shape)
-        runs = [one for _, _, one in group.runs]
+        runs = [one for *_, one in group.runs]
         apart = group.apart.setdefault(shape, set())
         episode = group.episodes.get(shape)
         if episode is not None and ran.end_ns >= episode.since_ns + rule.last_ns:

@@ -13,6 +13,7 @@ from policy_helper import DAY, HOUR, SECOND, T0, Stage
 from running import Process, until
 
 from github_stub import GitHubStub
+from otel_cost.cli import run
 from otel_cost.core.enrich.records import alert_json
 from otel_cost.core.model.effects import Signal
 from otel_cost.edge.ledger import Batch
@@ -238,3 +239,16 @@ def test_the_service_files_it_comments_and_opens_it_again_over_a_kill(
         second.stop()
     assert len(github.issues) == 1
     assert len([one for one in github.posted() if one.startswith("POST")]) == 3
+
+
+def test_a_rule_of_drift_is_tested_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rules.yaml").write_text(f"version: 1\n{RULES}")
+    runs = [*((n, "0.4") for n in range(20)), *((n, "1") for n in range(20, 25))]
+    spans = "".join(f"      - {{usd: {usd}, run: r{n}, workflow: fix}}\n" for n, usd in runs)
+    test = tmp_path / "rules.test.yaml"
+    test.write_text(
+        "version: 1\nrules: [rules.yaml]\ntests:\n  - name: dearer for good\n    spans:\n"
+        f"{spans}    alerts: [{{rule: workflow-drift, count: 1, kind: cost_drift}}]\n"
+    )
+    assert run(["test", str(test)]) == 0
+    assert "1 passed" in capsys.readouterr().out

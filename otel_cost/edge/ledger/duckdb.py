@@ -758,7 +758,7 @@ class DuckDbLedger:
         who = ", ".join(f'"{name}"' for name in _WHO)
         for owner, run_id, start_ns, end_ns, nano, text, *said in self._rows(
             f"SELECT tenant, run_id, start_ns, end_ns, nano, line, {who} FROM runs"  # noqa: S608
-            " WHERE end_ns >= ? AND nano IS NOT NULL ORDER BY end_ns, run_id",
+            " WHERE end_ns >= ? AND nano IS NOT NULL ORDER BY end_ns, start_ns, run_id",
             since,
         ):
             line = json.loads(text)
