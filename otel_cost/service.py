@@ -323,6 +323,11 @@ class Service:
         runs: list[RunSummary] = self._ask(self.engine.open_runs)
         return runs
 
+    def drift(self, tenant: str | None) -> list[dict[str, object]]:
+        """Where each group of each rule of drift stands."""
+        found: list[dict[str, object]] = self._ask(lambda: self.engine.drift.standings(tenant))
+        return found
+
     def budgets(self, tenant: str | None, limit: int) -> list[dict[str, object]]:
         """Where each group of each budget stands, the fullest first."""
         rows: list[dict[str, object]] = self._ask(

@@ -165,6 +165,56 @@ class Drift:
             if episode.told is not None
         ]
 
+    def standings(self, tenant: str | None = None, shown: int = 60) -> list[dict[str, object]]:
+        """Where each group of each rule stands, what is dear first: what is normal, what is allowed, the last runs.
+
+        Money as decimal strings; `baseline_usd` None: not enough runs yet.
+        """
+        rules = {rule.name: rule for rule in self._rules}
+        found = [
+            self._standing(rules[name], owner, values, group, shape, shown)
+            for (owner, name, values), group in self._groups.items()
+            if tenant in {None, owner}
+            for shape in ([*group.episodes] if LOOP in rules[name].per else [None])
+        ]
+        return sorted(found, key=lambda one: (one["state"] != "firing", str(one["rule"]), str(one["group"])))
+
+    def _standing(
+        self, rule: DriftRule, tenant: str, values: tuple[str, ...], group: _Group, shape: str | None, shown: int
+    ) -> dict[str, object]:
+        cost = _cost_of(shape)
+        runs = [one for *_, one in group.runs]
+        episode, apart = group.episodes.get(shape), group.apart.get(shape, set())
+        normal = [one for one in runs if one.run_id not in apart] if episode is None else episode.normal
+        known = episode is not None or len(normal) >= rule.min_runs
+        costs = [cost(one) for one in normal]
+        limit = _limit(rule, costs) if episode is None and known else None if episode is None else episode.limit
+        dear = {} if episode is None else episode.breaches
+        return {
+            "rule": rule.name,
+            "tenant": tenant,
+            "group": dict(zip((name for name in rule.per if name != LOOP), values, strict=True)),
+            "loop": shape,
+            "mode": rule.mode.value,
+            "state": "normal" if episode is None else "firing",
+            "baseline_usd": nano_to_text(_stat(rule.stat, costs)) if known else None,
+            "threshold_usd": None if limit is None else nano_to_text(int(limit)),
+            "baseline_runs": len(normal),
+            "since": None if episode is None else rfc3339(episode.since_ns),
+            "breaches": len(dear),
+            "extra_usd": nano_to_text(sum(dear.values())),
+            "alert_id": None if episode is None or episode.told is None else episode.told.id,
+            "runs": [
+                {
+                    "run_id": one.run_id,
+                    "end_time": rfc3339(one.end_ns),
+                    "cost_usd": nano_to_text(cost(one)),
+                    "dear": one.run_id in dear,
+                }
+                for one in runs[-shown:]
+            ],
+        }
+
     def actions(self, name: str) -> Actions:
         """What a rule asks for; nothing while it is only tried."""
         return next((rule.actions for rule in self._rules if rule.name == name and rule.mode == "enforce"), ())

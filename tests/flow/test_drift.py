@@ -235,6 +235,11 @@ def test_the_service_files_it_comments_and_opens_it_again_over_a_kill(
         until(lambda: issue["state"] == "open" and len(github.comments[1]) == 2, 60)
         (alert,) = [one for one in second.get("/v1/alerts")["alerts"] if one["category"] == "drift"]
         assert (alert["state"], alert["evidence"]["breaches"]) == ("firing", 3)
+        (standing,) = second.get("/v1/drift")["drift"]
+        assert (standing["state"], standing["group"]) == ("firing", {"workflow": "fix-bug"})
+        assert (standing["baseline_usd"], standing["threshold_usd"]) == ("0.04125", "0.061875")
+        # After the start the episode is known from the runs of before, with every breach.
+        assert (standing["breaches"], len(standing["runs"])) == (5, 25)
     finally:
         second.stop()
     assert len(github.issues) == 1

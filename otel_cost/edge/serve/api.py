@@ -170,6 +170,7 @@ def make_app(
             Route("/v1/traces/{id:path}", one_run),
             Route("/v1/alerts", alerts),
             Route("/v1/budgets", budgets),
+            Route("/v1/drift", lambda asked: JSONResponse({"drift": host.drift(asked.query_params.get("tenant"))})),
             Route("/v1/exceptions", allow, methods=["POST"]),
             Route("/v1/loops", loops),
             Route("/openapi.json", openapi),

@@ -143,6 +143,11 @@ def document() -> dict[str, Any]:
                     },
                 }
             },
+            "/v1/drift": _get(
+                "What each group of each rule of drift costs, what is normal for it, its last runs; dear ones first",
+                [tenant],
+                answer=_object(drift={"type": "array", "items": {"type": "object"}}),
+            ),
             "/v1/budgets": _get(
                 "Where each group of each budget stands in its running window, the fullest first",
                 [

@@ -57,6 +57,9 @@ class Host(Protocol):
     def github_secret(self) -> str | None:
         """What GitHub signs its webhooks with; None: they are refused."""
 
+    def drift(self, tenant: str | None) -> list[Row]:
+        """Where each group of each rule of drift stands (`core/drift.py`)."""
+
     def budgets(self, tenant: str | None, limit: int) -> list[Row]:
         """Where each group of each budget stands, the fullest first."""
 

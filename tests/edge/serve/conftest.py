@@ -46,6 +46,9 @@ class FakeHost:
     def allow(self, told, tenant):
         return {"exception": dict(told), "file": "x.yaml", "rules_hash": "0"}
 
+    def drift(self, _tenant):
+        return []
+
     def open_runs(self):
         if self.busy:
             raise TimeoutError
