@@ -38,6 +38,8 @@ class Source(Protocol):
 
     def run(self, run_or_trace_id: str) -> Row | None: ...
 
+    def alerts(self, limit: int, since: str | None) -> list[Row]: ...
+
     def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
         """As `Ledger.recorded`."""
 
@@ -128,6 +130,10 @@ class _Api:
     def run(self, run_or_trace_id: str) -> Row | None:
         return self._get(f"/v1/runs/{quote(run_or_trace_id, safe='')}", {}, missing_ok=True) or None
 
+    def alerts(self, limit: int, since: str | None) -> list[Row]:
+        alerts: list[Row] = self._get("/v1/alerts", {"limit": str(limit), "since": since})["alerts"]
+        return alerts
+
     def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
         fields = {"since": since} if since else {}
         try:
@@ -172,6 +178,9 @@ class _File:
 
     def run(self, run_or_trace_id: str) -> Row | None:
         return self._ledger.run(run_or_trace_id)
+
+    def alerts(self, limit: int, since: str | None) -> list[Row]:
+        return self._ledger.alerts(limit, _ns(since))
 
     def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
         return self._ledger.recorded(_ns(since))

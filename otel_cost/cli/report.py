@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otel_cost.cli._source import Row, open_source, printable
+from otel_cost.cli._source import Row, Source, open_source, printable
+from otel_cost.edge.serve.when import instant_ns
+from otel_cost.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def report(
@@ -24,37 +29,108 @@ def report(
     until: Annotated[str | None, typer.Option(help="Up to here, exclusive")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Only the dearest rows")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
+    compare: Annotated[
+        str | None, typer.Option(help="`previous`: the same length of time before; KEY=A,B: two values of a dimension")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header line")] = False,
+    as_focus: Annotated[
+        bool, typer.Option("--focus", help="CSV with FOCUS columns, a row per day, for finance")
+    ] = False,
+    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file")] = None,
     config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Config of the service")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data")] = None,
 ) -> None:
     """Spend by any dimension, dearest first: of the running service, else of what it has left on disk."""
     asked = by if by is not None else "" if per_outcome else "model"
     names = [name.strip() for name in asked.split(",") if name.strip()]
+    if sum(map(bool, (per_outcome, compare, as_focus))) > 1:
+        raise UsageError("--per-outcome, --compare and --focus are three reports: ask for one")
     source = open_source(config, data_dir)
-    rows = (source.per_outcome if per_outcome else source.report)(names, since, until)[:top]
-    if as_json:
+    from otel_cost.cli import _formats
+
+    first = ["outcome", *names] if per_outcome else names
+    if as_focus:
+        window = _window(since, until)
+        rows, first = list(_formats.focus(source.report, [] if by is None else names, *window)), list(_formats.FOCUS)
+    elif compare is not None:
+        rows = _compare(source, names, compare, since, until)[:top]
+    else:
+        rows = (source.per_outcome if per_outcome else source.report)(names, since, until)[:top]
+    if parquet is not None:
+        _formats.write_parquet(parquet, rows, first)
+    elif as_json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
-    elif as_csv:
-        _print_csv(rows, ["outcome", *names] if per_outcome else names)
+    elif as_csv or as_focus:
+        _formats.print_csv(sys.stdout, rows, first)
+    elif compare is not None:
+        _print_changes(rows, names)
     elif per_outcome:
         _print_outcomes(rows, names)
     else:
         _print_table(rows, names)
 
 
-def _print_csv(rows: list[Row], names: list[str]) -> None:
-    columns = [*names, *(key for key in (rows[0] if rows else {}) if key not in names)]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
+def _window(since: str | None, until: str | None) -> tuple[int, int]:
+    """Start and end in ns; without a start the thirty days before the end, from midnight UTC on."""
+    now_ns = time.time_ns()
+    until_ns = now_ns if until is None else instant_ns(until, now_ns)
+    if since is not None:
+        return instant_ns(since, now_ns), until_ns
+    start_ns = until_ns - 30 * _DAY_NS
+    return start_ns - start_ns % _DAY_NS, until_ns
+
+
+_DAY_NS = 86_400 * 10**9
+
+
+def _compare(source: Source, names: Sequence[str], how: str, since: str | None, until: str | None) -> list[Row]:
+    from otel_cost.cli._formats import compared, instant
+
+    if how == "previous":
+        start_ns, end_ns = _window(since, until)
+        start, end, before = (instant(ns) for ns in (start_ns, end_ns, 2 * start_ns - end_ns))
+        return compared(source.report(names, start, end), source.report(names, before, start), names)
+    key, equals, values = how.partition("=")
+    pair = values.split(",")
+    if not equals or len(pair) != 2:
+        raise UsageError(f"--compare {how}: write `previous`, or a dimension and two of its values: `model=A,B`")
+    rows = source.report([*(name for name in names if name != key), key], since, until)
+    others = [name for name in names if name != key]
+    now, was = ([row for row in rows if str(row[key]) == value] for value in reversed(pair))
+    return compared(now, was, others)
+
+
+def _print_changes(rows: list[Row], names: Sequence[str]) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from otel_cost.cli._tables import money, number
+    from otel_cost.cli._terminal import console
+
+    if not rows:
+        print("nothing was spent in either")
+        return
+    names = [name for name in names if name in rows[0]]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in ("before", "now", "change", "ratio", "calls before", "calls"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        writer.writerow([_cell(row[column]) for column in columns])
-
-
-def _cell(value: object) -> object:
-    """A text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        up = not row["change_usd"].startswith("-")
+        change = f"{'+' if up else '-'}{money(row['change_usd'].removeprefix('-'))}"
+        table.add_row(
+            *(escape(printable(row[name])) if row[name] is not None else "[dim]unattributed[/]" for name in names),
+            money(row["before_usd"]),
+            f"[bold]{money(row['cost_usd'])}[/]",
+            "" if row["change_usd"] == "0" else f"[{'red' if up else 'green'}]{change}[/]",
+            "[dim]new[/]" if row["ratio"] is None else f"× {row['ratio']}",
+            number(row["calls_before"]),
+            number(row["calls"]),
+        )
+    console().print(table)
 
 
 def _print_outcomes(rows: list[Row], names: list[str]) -> None:
