@@ -103,3 +103,28 @@ def test_pydantic_ai_and_its_own_instrumentation(serve: Serve, way: str, outer: 
     assert len(agent.stub.asked) == 3
     assert settled(process) == {"inference": 3, "tool": 3}
     assert len(runs_of(process)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["run", "stream"])
+def test_openai_agents_and_openinference(serve: Serve, way: str) -> None:
+    framework("agents")
+    framework("openinference")
+    from agents import set_trace_processors
+    from openinference.instrumentation.openai_agents import OpenAIAgentsInstrumentor
+    from test_openai_agents import Scripted
+
+    process = serve(STOP)
+    with exporting(process) as provider:
+        instrumentor = OpenAIAgentsInstrumentor()
+        set_trace_processors([])
+        instrumentor.instrument(tracer_provider=provider)
+        try:
+            agent = Scripted()
+            agent.run(way)
+        finally:
+            instrumentor.uninstrument()
+            set_trace_processors([])
+    assert len(agent.model.calls) == 3
+    assert settled(process) == {"inference": 3, "tool": 3}
+    assert len(runs_of(process)) == 1
