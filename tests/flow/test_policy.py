@@ -201,6 +201,8 @@ WINDOWS = [
 SCOPES = {
     "tenant": {},
     "org": {"org__id": "x"},
+    "workspace": {"workspace__id": "x"},
+    "agent": {"gen_ai__agent__name": "x"},
     "team": {"team__id": "x"},
     "user": {"user__id": "x"},
     "api_key": {"api_key__id": "x"},
