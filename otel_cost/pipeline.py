@@ -288,6 +288,10 @@ class Engine:
         """Other rules are about to come: remember what changes until `swap`, so that they count it, too."""
         self._changed_since = []
 
+    def cancel_swap(self) -> None:
+        """No other rules after all."""
+        self._changed_since = None
+
     def swap(self, rules: RuleSet, policy: Policy, now_ns: int, drift: Drift | None = None) -> None:
         """Go by other rules from now on. Counters, episodes and standing decisions are kept.
 

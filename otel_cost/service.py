@@ -410,30 +410,34 @@ class Service:
     def _swap_rules(self, rules: RuleSet) -> None:
         """Put other rules in force: counted from the ledger beside the engine, swapped on its thread."""
         routes = self._checked_routes(rules)
-        fresh, since_ns = Policy(rules), None
+        telling = build_telling(rules, self.config.data_dir / "sinks")
+        fresh, drift = Policy(rules), Drift(rules.regressions)
         self._ask(self.engine.begin_swap)
-        since_ns = fresh.since_ns(now_ns())
-        if since_ns is not None:
-            self._writer.flush()
-            fresh.recount(self.ledger.spends(since_ns))
-        drift = Drift(rules.regressions)
-        runs = list(self.ledger.finished(now_ns() - drift.last_ns)) if drift else []
+        try:
+            since_ns = fresh.since_ns(now_ns())
+            if since_ns is not None:
+                self._writer.flush()
+                fresh.recount(self.ledger.spends(since_ns))
+            runs = list(self.ledger.finished(now_ns() - drift.last_ns)) if drift else []
+        except BaseException:
+            self._ask(self.engine.cancel_swap)
+            raise
 
         def swap() -> None:
             self.engine.swap(rules, fresh, now_ns(), drift)
             self.engine.restore_drift(runs, self._said, now_ns())
             self._route_by(routes)
 
-        self._ask(swap)
-        self._notifier.use(build_telling(rules, self.config.data_dir / "sinks"))
+        self._ask(swap, timeout_s=60)
+        self._notifier.use(telling)
 
-    def _ask(self, question: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever the question answers
+    def _ask(self, question: Callable[[], Any], timeout_s: float = 10) -> Any:  # noqa: ANN401  # whatever the question answers
         """Ask the engine on its own thread."""
         if not self._engine_thread.is_alive():
             return question()
         answer: Future[Any] = Future()
         self._backlog.put_question(question, answer)
-        return answer.result(timeout=10)
+        return answer.result(timeout_s)
 
     # ---- engine thread -------------------------------------------------------
 
