@@ -63,10 +63,12 @@ from otel_cost.edge.senders import KeptSenders
 from otel_cost.edge.serve.api import ApiServer
 from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
 from otel_cost.edge.tls import Certificates
+from otel_cost.edge.upkeep import back_up, keep_house
 from otel_cost.errors import UsageError, whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
     from typing import Any
 
     from otel_cost.core.decide import Decision
@@ -80,7 +82,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
     from otel_cost.edge.kept_hooks import KeptHook
-    from otel_cost.edge.ledger import LedgerUnavailableError
+    from otel_cost.edge.ledger import LedgerUnavailableError, Selection
     from otel_cost.pipeline import Engine
 
 TICK_S: Final = 0.1
@@ -168,12 +170,13 @@ class Service:
         self._watch = DestinationWatch()
         self._look_at = 0.0
         self._was_ready = True
+        redactor = build_redactor(config.content, data)
         self._intake = Intake(
             self.journal,
             ReceiverMetrics(self.registry),
             authenticate=Door(config.auth).sender,
             admit=self._admit,
-            redact=build_redactor(config.content, data).redact,
+            redact=redactor.redact,
             knows_certificates=bool(config.auth.certificates),
         )
         watch_journal(self.registry, self.journal)
@@ -185,6 +188,7 @@ class Service:
             data_dir=data,
             reload=lambda: self.reload(),  # noqa: PLW0108  # that it is looked up late
             auth=config.auth,
+            redact_hook=redactor.redact_hook,
             tls=None if config.api.tls is None else Certificates(config.api.tls, "api").context,
         )
         self._ledger_problem: str | None = None
@@ -201,6 +205,8 @@ class Service:
         self._save_at = 0.0
         self._engine_thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._engine_failed: BaseException | None = None
+        kept = (self.ledger, data, config.retention, self._stopping)
+        self._housekeeping = threading.Thread(target=keep_house, args=kept, name="retention", daemon=True)
         self.grpc_port = self.http_port = self.api_port = 0
 
     def _checked_routes(self, rules: RuleSet) -> tuple[Route, ...]:
@@ -244,6 +250,7 @@ class Service:
         self._notifier.start()
         self._recover()
         self._engine_thread.start()
+        self._housekeeping.start()
         self._keeper.start(self._swap_rules)
         signals = [signal for signal in Signal if self.config.pipeline(signal) is not None]
         for receiver_id, receiver in self.config.receivers.items():
@@ -294,6 +301,7 @@ class Service:
         self._notifier.close()
         self.outbox.close()
         self.journal.close()
+        self._housekeeping.join(5)
         self.ledger.close()
         gc.unfreeze()
 
@@ -391,6 +399,16 @@ class Service:
     def github_secret(self) -> str | None:
         github = self.config.outcomes.github
         return None if github is None else github.secret.get_secret_value()
+
+    def forget(self, selection: Selection) -> int:
+        """Delete closed runs; how many."""
+        self._writer.flush()
+        return self.ledger.forget(selection)
+
+    def back_up(self, target: Path) -> int:
+        """Copy the data directory to a new folder; its size in bytes."""
+        self._writer.flush()
+        return back_up(self.ledger, self.config.data_dir, target)
 
     def flush(self) -> None:
         """Wait until what the engine has said is in the ledger."""

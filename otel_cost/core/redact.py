@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 from enum import StrEnum
 from fnmatch import translate
@@ -111,6 +112,15 @@ _TALK: Final = re.compile(r"(gen_ai|llm|claude_code|codex|gemini_cli|qwen-code|q
 _SECRET: Final = re.compile(
     r"(?i)(?:^|.*[._])headers?\.(?:.*[._-])?(?:authorization|cookie|set[-_]cookie|api[-_]?key|token|secret)$"
 )
+# Keys of hook calls below which harnesses put what people, models and tools said, and what stays a fact there.
+_HOOK_CONTENT: Final = re.compile(
+    r"tool_input|tool_response|tool_output|tool_result|toolArgs|toolInput|toolResult|args|arguments|input|output|prompt"
+    r"|parts|messages?|llm_request|llm_response|last_assistant_message|response|content|text|result"
+)
+_HOOK_FACTS: Final = re.compile(
+    r"model|id|type|role|status|name|(session|message|call)ID|tool|error|finishReason|resultType"
+)
+_DEEPEST: Final = 64
 _HINTS: Final = (b"request.header", b"response.header")  # without one of them there is no header to look for
 
 
@@ -172,6 +182,23 @@ class Redactor:
                             self._replace(record.body, rule, hasher)
         return request.SerializeToString() if changed else payload
 
+    def redact_hook(self, body: bytes, tenant: str) -> bytes:
+        """A harness's hook call likewise: the texts below the keys that hold content; its shape and numbers stay."""
+        if self._default is Rule.KEEP:
+            return body
+        try:
+            told = json.loads(body)
+        except (ValueError, RecursionError):
+            return b""  # nobody will understand it, and it may be anything
+        hasher = self._hasher(tenant)
+
+        def blank(text: str) -> str:
+            if not text:
+                return text  # some harnesses say something by an empty text
+            return hasher(text.encode("utf-8", "replace")) if self._default is Rule.HASH else "[dropped]"
+
+        return json.dumps(_blanked(told, blank, inside=False, depth=0)).encode()
+
     def _attributes(self, pairs: MutableSequence[KeyValue], hasher: Callable[[bytes], str]) -> bool:
         rules = [self._rule(pair.key) for pair in pairs]
         for index in range(len(rules) - 1, -1, -1):
@@ -211,3 +238,19 @@ def _readable(signal: Signal, payload: bytes) -> bytes:
     decoded: Decoded[SpanEvent] | Decoded[LogEvent]
     decoded = decode_traces(payload, "", 0) if signal is Signal.TRACES else decode_logs(payload, "", 0)
     return encode_records((event.resource.envelope, event.scope.envelope, event.raw) for event in decoded.events)
+
+
+def _blanked(value: object, blank: Callable[[str], str], *, inside: bool, depth: int) -> object:
+    """JSON with its texts replaced below the keys that hold content (`inside`)."""
+    if depth > _DEEPEST:
+        return None
+    if isinstance(value, dict):
+        return {
+            key: item
+            if isinstance(item, str) and _HOOK_FACTS.fullmatch(key)
+            else _blanked(item, blank, inside=inside or bool(_HOOK_CONTENT.fullmatch(key)), depth=depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_blanked(item, blank, inside=inside, depth=depth + 1) for item in value]
+    return blank(value) if inside and isinstance(value, str) else value

@@ -192,6 +192,13 @@ class EngineConfig(_Part):
     memory_soft_limit: Size | None = None  # bytes of the process at which new requests wait; three quarters of all
 
 
+class Retention(_Part):
+    """What is deleted by itself: closed runs, dead letters and what is in quarantine. 0s: kept for ever."""
+
+    max_age: Duration = 0
+    max_bytes: Size | None = None  # of the ledger; beyond it the oldest runs go
+
+
 class SenderConfig(_Part):
     """Whoever sends."""
 
@@ -240,6 +247,7 @@ class Config(_Part):
     auth: Auth = Auth()
     tenants: dict[TenantName, Tenant] = {}
     senders: SenderConfig = SenderConfig()
+    retention: Retention = Retention()
     content: Content = Content()
     service: Service = Service()
 
@@ -250,7 +258,9 @@ class Config(_Part):
             return {key: {} if item is None else item for key, item in written.items()}
         return written
 
-    @field_validator("journal", "engine", "outcomes", "auth", "senders", "content", "service", "api", mode="before")
+    @field_validator(
+        "journal", "engine", "outcomes", "auth", "senders", "retention", "content", "service", "api", mode="before"
+    )
     @classmethod
     def _empty_is_default(cls, written: object) -> object:
         return {} if written is None else written

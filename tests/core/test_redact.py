@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import given
@@ -118,3 +119,24 @@ def test_what_is_not_content_is_untouched(attributes: dict[str, str]) -> None:
     }
     assert (span.name, span.trace_id) == ("chat", b"t" * 16)
     assert b"\xa2\x3f\x03new" in kept
+
+
+def test_hook_calls_hold_no_content_either() -> None:
+    call = {
+        "session_id": "s",
+        "hook_event_name": "PostToolUse",
+        "tool_name": "Bash",
+        "tool_input": {"command": SECRET, "list": [SECRET, 5]},
+        "tool_response": {"stdout": SECRET, "exit_code": 1, "error": "failed"},
+        "prompt": "",
+    }
+    body = json.dumps(call).encode()
+    assert Redactor(Rule.KEEP, {}, b"k").redact_hook(body, "t") is body
+    for rule in (Rule.DROP, Rule.HASH):
+        kept = Redactor(rule, {}, b"k").redact_hook(body, "t")
+        assert SECRET.encode() not in kept
+        told = json.loads(kept)
+        assert (told["session_id"], told["tool_name"], told["prompt"]) == ("s", "Bash", "")
+        assert (told["tool_response"]["exit_code"], told["tool_input"]["list"][1]) == (1, 5)
+    assert Redactor(Rule.HASH, {}, b"k").redact_hook(body, "t") == Redactor(Rule.HASH, {}, b"k").redact_hook(body, "t")
+    assert Redactor(Rule.DROP, {}, b"k").redact_hook(b"{" + body, "t") == b""

@@ -48,6 +48,20 @@ FILE: Final = "ledger.duckdb"  # in the data dir
 ATTRIBUTE: Final = "attr:"  # attr:KEY groups by one attribute
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Closed runs, by all that is given: of a tenant, of a user, one run, those that ended before a moment."""
+
+    tenant: str | None = None
+    run_id: str | None = None
+    user: str | None = None
+    before_ns: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Selection()
+
+
 class LedgerUnavailableError(OtelCostError):
     """The store cannot take or give rows now: disk full, I/O error. Nothing was written; it may work later."""
 

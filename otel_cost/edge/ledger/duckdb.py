@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.charge import Item
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
-    from otel_cost.edge.ledger import Batch
+    from otel_cost.edge.ledger import Batch, Selection
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -111,6 +112,10 @@ MIGRATIONS: Final = (
     """,
     "ALTER TABLE steps ADD COLUMN likeness VARCHAR",
 )
+
+# The oldest schema whose code may still use a file of the newest one: migrations that only add tables and columns that
+# may be empty leave it where it is, so that a version can be taken back.
+READABLE_BY: Final = 3
 
 _WHO: Final = ("org", "team", "user", "api_key", "project", "workflow")
 _TEXT, _INT, _BLOB, _BOOL = DataType.utf8(), DataType.int64(), DataType.binary(), DataType.bool()
@@ -223,7 +228,7 @@ class DuckDbLedger:
     def _migrate(self, db: Connection, where: str) -> None:
         known = _one(db, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'schema_version'")
         version = _one(db, "SELECT max(version) FROM schema_version") if known else 0
-        if version > len(MIGRATIONS):
+        if version > len(MIGRATIONS) and not self._is_readable(db):
             raise UsageError(
                 f"{where}: written by a newer otel-cost (schema {version}, this one knows {len(MIGRATIONS)}): "
                 "upgrade, or set another `data_dir`"
@@ -237,7 +242,14 @@ class DuckDbLedger:
             db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
             db.execute(migration)
             db.execute("INSERT INTO schema_version VALUES (?)", [number])
+            db.execute("INSERT OR REPLACE INTO progress VALUES ('readable_by', ?)", [READABLE_BY])
             db.commit()
+
+    @staticmethod
+    def _is_readable(db: Connection) -> bool:
+        """Does a file of a newer version say that this one may still read and write it?"""
+        oldest = db.execute("SELECT max(value) FROM progress WHERE name = 'readable_by'").fetchone()
+        return oldest is not None and oldest[0] is not None and int(oldest[0]) <= len(MIGRATIONS)
 
     def close(self) -> None:
         with self._lock:
@@ -275,6 +287,84 @@ class DuckDbLedger:
             raise
         self._next_facet, self._next_rate = facets.keep(), rates.keep()
         self._remember(batch, written)
+
+    def forget(self, selection: Selection) -> int:
+        """Delete closed runs with all that hangs on them; how many. What is still open is written anew when it closes.
+
+        Raises:
+            LedgerUnavailableError: nothing was deleted.
+        """
+        conditions, values = ["true"], list[object]()
+        for condition, value in (
+            ("tenant = ?", selection.tenant),
+            ("run_id = ?", selection.run_id),
+            ("end_ns < ?", selection.before_ns),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                values.append(value)
+        if selection.user is not None:
+            conditions.append(
+                '("user" = ? OR (tenant, run_id) IN (SELECT (tenant, run_id) FROM calls WHERE "user" = ?))'
+            )
+            values += [selection.user, selection.user]
+        with self._lock:
+            try:
+                return self._forget(f"SELECT tenant, run_id FROM runs WHERE {' AND '.join(conditions)}", values)  # noqa: S608  # our own text
+            except _NOT_NOW as error:
+                raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
+
+    def forget_oldest(self, share: float) -> int:
+        """Delete a share of the closed runs, the oldest; how many."""
+        with self._lock:
+            try:
+                count = max(1, int(_one(self._db, "SELECT count(*) FROM runs") * share))
+                return self._forget("SELECT tenant, run_id FROM runs ORDER BY end_ns LIMIT ?", [count])
+            except _NOT_NOW as error:
+                raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
+
+    def _forget(self, chosen: str, values: Sequence[object]) -> int:
+        db = self._db
+        db.begin()
+        try:
+            db.execute("CREATE OR REPLACE TEMP TABLE doomed AS " + chosen, values)
+            count = _one(db, "SELECT count(*) FROM doomed")
+            db.execute(
+                "DELETE FROM call_rows WHERE id IN (SELECT c.id FROM call_rows c JOIN facets f ON f.id = c.facet"
+                " JOIN doomed d ON d.tenant = f.tenant AND d.run_id = c.run_id)"
+            )
+            for table in ("run_keys", "snapshots", "traces", "steps", "alerts", "corrections", "run_joins", "runs"):
+                db.execute(f"DELETE FROM {table} WHERE (tenant, run_id) IN (SELECT (tenant, run_id) FROM doomed)")  # noqa: S608
+            gone = {(str(tenant), str(run)) for tenant, run in db.execute("SELECT * FROM doomed").fetchall()}
+            # Names of users and attributes live in facets: those that nothing speaks of any more go as well.
+            db.execute("DELETE FROM facets WHERE id NOT IN (SELECT facet FROM call_rows)")
+            db.execute("DROP TABLE doomed")
+            db.commit()
+        except BaseException:
+            self._roll_back()
+            raise
+        self._facets = {}  # some of them are gone; new calls write them again
+        runs = {run for _, run in gone}
+        self._written = {call_id: word for call_id, word in self._written.items() if word[0] not in runs}
+        if count and self._path is not None:
+            db.execute("CHECKPOINT")
+        return count
+
+    def used_bytes(self) -> int:
+        """What the file holds, without the room that was freed in it."""
+        with self._reading() as db:
+            used, block = db.execute("SELECT used_blocks, block_size FROM pragma_database_size()").fetchone() or (0, 0)
+            return int(used) * int(block)
+
+    def back_up(self, folder: Path, beside: Callable[[], None]) -> None:
+        """Copy the file into a folder; `beside` copies what must be of the same moment: nothing is committed then."""
+        with self._lock:
+            self._db.execute("CHECKPOINT")
+            if self._path is not None:
+                for file in (self._path, self._path.with_name(f"{self._path.name}.wal")):
+                    if file.exists():
+                        shutil.copyfile(file, folder / file.name)
+            beside()
 
     def _roll_back(self) -> None:
         try:

@@ -32,6 +32,7 @@ from otel_cost.edge.serve.openapi import document
 from otel_cost.edge.serve.outcomes import outcome_routes
 from otel_cost.edge.serve.pages import HERE, Pages
 from otel_cost.edge.serve.people import people_routes, with_people
+from otel_cost.edge.serve.upkeep import upkeep_routes
 from otel_cost.edge.serve.views import Views
 from otel_cost.edge.serve.when import instant_ns
 from otel_cost.edge.telemetry import HookMetrics
@@ -66,11 +67,16 @@ _HEADERS: Final = (
 
 
 def make_app(
-    host: Host, *, reload: Callable[[], str] | None = None, door: Door | None = None, local: bool = False
+    host: Host,
+    *,
+    reload: Callable[[], str] | None = None,
+    door: Door | None = None,
+    local: bool = False,
+    redact_hook: Callable[[bytes, str], bytes] | None = None,
 ) -> ASGIApp:
     """The routes. `reload` reads rules again, returns their hash and raises `OtelCostError` if they do not load.
 
-    `door` and `local`: as in `Gate`.
+    `door` and `local`: as in `Gate`. `redact_hook`: as in `hook_routes`.
     """
     views = Views(host)
     pages = Pages(views)
@@ -177,9 +183,11 @@ def make_app(
             Route("/-/reload", reloaded, methods=["POST"]),
             *people_routes(host),
             *outcome_routes(host),
+            *upkeep_routes(host),
             *hook_routes(
                 lambda event: host.decide(event),  # noqa: PLW0108  # the host may not be complete yet
                 metrics=HookMetrics(host.registry),
+                redact=redact_hook,
             ),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
@@ -253,6 +261,7 @@ class ApiServer:
         reload: Callable[[], str] | None = None,
         auth: Auth | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
+        redact_hook: Callable[[bytes, str], bytes] | None = None,
     ) -> None:
         """`endpoint`: host and port, 0 for any free one. `data_dir`: where commands look for us (`discovery`)."""
         self._endpoint, self._data_dir, self._scheme = endpoint, data_dir, "http" if tls is None else "https"
@@ -264,7 +273,13 @@ class ApiServer:
             auth = auth.model_copy(update={"keys": (*auth.keys, local)})
         self._server = uvicorn.Server(
             uvicorn.Config(
-                make_app(host, reload=reload, door=Door(auth or Auth()), local=is_loopback(endpoint[0])),
+                make_app(
+                    host,
+                    reload=reload,
+                    door=Door(auth or Auth()),
+                    local=is_loopback(endpoint[0]),
+                    redact_hook=redact_hook,
+                ),
                 http=patient(HEADER_S),
                 ssl_context_factory=None if tls is None else lambda _config, _default: tls(),
                 ws="none",

@@ -48,6 +48,7 @@ def hook_routes(
     decide: Decide,
     *,
     metrics: HookMetrics | None = None,
+    redact: Callable[[bytes, str], bytes] | None = None,
     now_ns: Callable[[], int] = now_ns,
     max_bytes: int = MAX_BYTES,
     limit_s: float = LIMIT_S,
@@ -58,11 +59,12 @@ def hook_routes(
         decide: what to answer, which must not block; it is called on the event loop.
             `event.dialect` and `event.raw` are what a journal keeps of the call.
         metrics: counts the calls, by what came of them.
+        redact: takes out of a tenant's call what must not come to rest.
         now_ns: receive time.
         max_bytes: a longer body is not read.
         limit_s: an answer that takes longer is no objection.
     """
-    desk = _Desk(decide, metrics, now_ns, max_bytes, limit_s)
+    desk = _Desk(decide, metrics, redact, now_ns, max_bytes, limit_s)
 
     async def neutral(request: Request) -> Response:
         return await desk.answer("neutral", request)
@@ -83,11 +85,12 @@ class _Desk:
         self,
         decide: Decide,
         metrics: HookMetrics | None,
+        redact: Callable[[bytes, str], bytes] | None,
         now_ns: Callable[[], int],
         max_bytes: int,
         limit_s: float,
     ) -> None:
-        self._decide, self._metrics, self._now_ns = decide, metrics, now_ns
+        self._decide, self._metrics, self._redact, self._now_ns = decide, metrics, redact, now_ns
         self._max_bytes, self._limit_s = max_bytes, limit_s
 
     async def answer(self, dialect: str, request: Request) -> Response:
@@ -113,6 +116,8 @@ class _Desk:
 
     async def _read(self, dialect: str, body: bytes, tenant: str) -> HookEvent:
         now_ns = self._now_ns()
+        if self._redact is not None:
+            body = self._redact(body, tenant)
         if len(body) <= _LONG_BYTES:
             return read_hook(dialect, body, now_ns, tenant)
         return await run_sync(read_hook, dialect, body, now_ns, tenant)

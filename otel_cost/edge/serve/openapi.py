@@ -197,6 +197,16 @@ def document() -> dict[str, Any]:
                 }
             },
             "/openapi.json": _get("This document", answer={"type": "object"}),
+            "/v1/forget": _post(
+                "Delete closed runs with all that hangs on them; all that is given must fit",
+                _object(tenant=_TEXT, run_id=_TEXT, user=_TEXT, before=_TEXT),
+                _object(runs={"type": "integer"}),
+            ),
+            "/v1/backup": _post(
+                "Copy all that is kept to a new folder on the service's machine, while it runs",
+                _object(path=_TEXT),
+                _object(path=_TEXT, bytes={"type": "integer"}),
+            ),
             "/-/reload": {
                 "post": {
                     "summary": "Read rules and config again; the last good set stays if they do not load",
@@ -295,6 +305,17 @@ def _query(name: str, description: str, schema: dict[str, Any] | None = None) ->
 
 def _answer(schema: dict[str, Any], description: str = "JSON") -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _post(summary: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    error = _answer({"$ref": "#/components/schemas/Error"}, "what is wrong, and what is allowed")
+    return {
+        "post": {
+            "summary": summary,
+            "requestBody": {"content": {"application/json": {"schema": body}}},
+            "responses": {"200": _answer(answer), "400": error},
+        }
+    }
 
 
 def _get(

@@ -12,6 +12,7 @@ from otel_cost.edge.ledger.story import Row, story_of, told_run, with_outcomes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
+    from pathlib import Path
 
     from prometheus_client import CollectorRegistry
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.outcomes import OutcomeRule
-    from otel_cost.edge.ledger import Ledger
+    from otel_cost.edge.ledger import Ledger, Selection
     from otel_cost.edge.notify._outbox import Outbox
 
 
@@ -36,6 +37,12 @@ class Host(Protocol):
     @property
     def outbox(self) -> Outbox:
         """What is told to people, and what they have said."""
+
+    def forget(self, selection: Selection) -> int:
+        """Delete closed runs; how many."""
+
+    def back_up(self, target: Path) -> int:
+        """Copy all that is kept to a new folder; its size in bytes."""
 
     def problems(self) -> list[str]:
         """Why the service is not ready; empty: it is."""

@@ -89,6 +89,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     DuckDbLedger(path).close()
     with duckdb.connect(str(path)) as db:
         db.execute("INSERT INTO schema_version VALUES (999)")
+        db.execute("INSERT OR REPLACE INTO progress VALUES ('readable_by', 999)")
     with pytest.raises(UsageError, match=r"newer otel-cost \(schema 999"):
         DuckDbLedger(path)
 

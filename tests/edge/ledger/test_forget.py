@@ -1,0 +1,136 @@
+"""What is to be forgotten goes with all that hangs on it; the rest stays to the nano-dollar."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import duckdb
+import ledger_cases as cases
+import pytest
+
+from otel_cost.core.model.effects import Effects
+from otel_cost.edge.config import Retention
+from otel_cost.edge.ledger import Batch, Selection
+from otel_cost.edge.ledger.duckdb import MIGRATIONS, DuckDbLedger
+from otel_cost.edge.upkeep import back_up, clean, restore
+from otel_cost.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DAY_S = 86_400
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[DuckDbLedger]:
+    opened = DuckDbLedger(tmp_path / "ledger.duckdb")
+    yield opened
+    opened.close()
+
+
+def put(ledger: DuckDbLedger, name: str, user: str, day: int = 0, nano: int = 1_000_000_000) -> str:
+    """One closed run of one call with one alert; its id."""
+    call = cases.a_call(name, trace=name, nano=nano, who={"user": user}, start_s=day * DAY_S, session=name)
+    run = cases.a_run([call], who={"user": user})
+    batch = Batch()
+    batch.add(
+        Effects(
+            calls=[("default", run.summary.run_id, call)],
+            closed=[run],
+            alerts=[cases.an_alert([name], run_id=run.summary.run_id)],
+        )
+    )
+    ledger.commit(batch, ledger.cursor() + 1)
+    return run.summary.run_id
+
+
+def users(ledger: DuckDbLedger) -> dict[object, object]:
+    return {row["user"]: row["cost_usd"] for row in ledger.report(["user"])}
+
+
+def everything(ledger: DuckDbLedger) -> str:
+    tables = [name for (name,) in ledger._rows("SELECT table_name FROM duckdb_tables()")]
+    return "\n".join(str(ledger._rows(f"SELECT * FROM {table}")) for table in tables)
+
+
+def test_forgets_by_run_user_and_age(ledger: DuckDbLedger) -> None:
+    first = put(ledger, "a", "dana")
+    put(ledger, "b", "dana", day=3)
+    put(ledger, "c", "kim", day=1)
+    assert ledger.forget(Selection(run_id=first)) == 1
+    assert users(ledger) == {"dana": "1", "kim": "1"}
+    assert ledger.run(first) is None
+    before_ns = cases.NOON_NS + 2 * DAY_S * 10**9
+    assert ledger.forget(Selection(before_ns=before_ns)) == 1
+    assert users(ledger) == {"dana": "1"}
+    assert ledger.forget(Selection(user="dana", tenant="other")) == 0
+    assert ledger.forget(Selection(user="dana", tenant="default")) == 1
+    assert ledger.report() == []
+    for trace_of_them in ("dana", "kim"):
+        assert trace_of_them not in everything(ledger)
+    # And it goes on as if nothing had been.
+    put(ledger, "d", "dana", nano=7)
+    assert users(ledger) == {"dana": "0.000000007"}
+
+
+def test_retention_by_age_and_size(ledger: DuckDbLedger, tmp_path: Path) -> None:
+    old_letter = tmp_path / "dead-letters" / "x" / "old.pb"
+    old_letter.parent.mkdir(parents=True)
+    old_letter.write_bytes(b"x")
+    new_letter = old_letter.with_name("new.pb")
+    new_letter.write_bytes(b"x")
+    os.utime(old_letter, (1, 1))
+    put(ledger, "a", "dana")
+    put(ledger, "b", "kim", day=1000)
+    assert clean(ledger, tmp_path, Retention(), time.time_ns()) == 0
+    retention = Retention.model_validate({"max_age": "30d"})
+    at_ns = cases.NOON_NS + 1001 * DAY_S * 10**9
+    assert clean(ledger, tmp_path, retention, min(at_ns, time.time_ns() + 29 * DAY_S * 10**9)) == 1
+    assert users(ledger) == {"kim": "1"}
+    assert (old_letter.exists(), new_letter.exists()) == (False, True)
+    assert clean(ledger, tmp_path, Retention(max_bytes=1), time.time_ns()) == 1
+    assert ledger.report() == []
+
+
+def test_a_backup_is_laid_down_only_where_nothing_is(ledger: DuckDbLedger, tmp_path: Path) -> None:
+    put(ledger, "a", "dana")
+    target = tmp_path / "backups" / "one"
+    assert back_up(ledger, tmp_path / "data", target) > 0
+    with pytest.raises(UsageError, match="there already"):
+        back_up(ledger, tmp_path / "data", target)
+    with pytest.raises(UsageError, match="whole path"):
+        back_up(ledger, tmp_path / "data", target.relative_to(tmp_path))
+    put(ledger, "b", "kim")
+    with pytest.raises(UsageError, match="no backup"):
+        restore(tmp_path, tmp_path / "new")
+    restore(target, tmp_path / "new")
+    with pytest.raises(UsageError, match="not empty"):
+        restore(target, tmp_path / "new")
+    again = DuckDbLedger(tmp_path / "new" / "ledger.duckdb")
+    assert users(again) == {"dana": "1"}
+    again.close()
+
+
+def test_a_version_can_be_taken_back(tmp_path: Path) -> None:
+    """A file of the next version that only adds something is read and written by this one."""
+    path = tmp_path / "ledger.duckdb"
+    ledger = DuckDbLedger(path)
+    put(ledger, "a", "dana")
+    ledger.close()
+    newer = duckdb.connect(path)
+    newer.execute("ALTER TABLE runs ADD COLUMN mood VARCHAR")
+    newer.execute("CREATE TABLE moods (id VARCHAR)")
+    newer.execute("INSERT INTO schema_version VALUES (?)", [len(MIGRATIONS) + 1])
+    newer.close()
+    ledger = DuckDbLedger(path)
+    put(ledger, "b", "kim")
+    assert users(ledger) == {"dana": "1", "kim": "1"}
+    ledger.close()
+    newer = duckdb.connect(path)
+    newer.execute("INSERT OR REPLACE INTO progress VALUES ('readable_by', ?)", [len(MIGRATIONS) + 1])
+    newer.close()
+    with pytest.raises(UsageError, match="newer otel-cost"):
+        DuckDbLedger(path)
