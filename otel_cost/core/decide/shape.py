@@ -47,11 +47,8 @@ def shape_of_event(event: HookEvent) -> CallShape | None:
 
     A caller that sends a hash in place of arguments is known by that hash alone.
     """
-    if event.tool is None:
-        return None
-    if event.arguments is not None:
-        return shape_of(event.tool, event.arguments)
-    return None if event.arguments_hash is None else shape_of(event.tool, event.arguments_hash)
+    tool, arguments = event.call
+    return None if tool is None or arguments is None else shape_of(tool, arguments)
 
 
 def shape_of_step(step: Step) -> CallShape | None:

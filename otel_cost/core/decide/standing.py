@@ -139,10 +139,10 @@ class Standing:
             entry.leaky |= shape.exact in entry.let_by
             entry.granted |= shape.exact in entry.asked
         if event.failed and event.error:
-            failure = Failure(error_hash(event.tool, event.error), shape, event.tool_call_id)
+            failure = Failure(error_hash(shape.tool, event.error), shape, event.tool_call_id)
             for entry in entries:
                 # The same failure by other arguments: these are not to be tried again either.
-                if entry.error == failure.error and entry.tool == event.tool:
+                if entry.error == failure.error and entry.tool == shape.tool:
                     _remember(entry.shapes, shape)
             key = _agent_key(tenant, session, event.agent_id)
             failures = self._failures.get(key) or deque(maxlen=_MOST_FAILURES)
@@ -466,7 +466,7 @@ def _denies(entry: Entry, event: HookEvent) -> bool:
             shape = shape_of_event(event) if event.event in CALLS else None
             return shape is not None and any(one.is_same(shape, varied=entry.varied) for one in entry.shapes)
         case "tool":
-            return event.event in CALLS and event.tool == entry.tool
+            return event.event in CALLS and event.call[0] == entry.tool
         case "all":
             return event.event in CALLS | _MODELS
     return event.event in _MODELS or (event.event in CALLS and "before_model" not in event.gates)

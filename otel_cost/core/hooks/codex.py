@@ -8,7 +8,7 @@ or session. `PostModelRequest` tells the tokens of each model call at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.decide import Verb
 from otel_cost.core.hooks import HookDialect, register
@@ -22,12 +22,18 @@ if TYPE_CHECKING:
     from otel_cost.core.model.event import HookEvent
 
 
+_TELEMETRY: Final = {"command": "cmd"}
+
+
 def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     """A failed command is told like one that went well: only its output says so."""
     if not fill_common(event, payload):
         return False
     if event.agent_id:  # telemetry of a sub-agent names the sub-agent's own conversation
         event.parent_session, event.session, event.agent_id = event.session, event.agent_id, None
+    if event.tool == "Bash":  # spans and records of the same call say it otherwise
+        arguments = mapping(payload, "tool_input")
+        event.known_as = "exec_command", as_text({_TELEMETRY.get(key, key): value for key, value in arguments.items()})
     if event.event == "after_tool":
         response = payload.get("tool_response")
         event.result = output_text(response)

@@ -137,6 +137,7 @@ class HookEvent:
     tool_call_id: str | None = None
     arguments: str | None = None  # content, as text; JSON where the harness gave a structure
     arguments_hash: str | None = None  # keyed; the same for calls that differ in a comment or a description only
+    known_as: tuple[str, str | None] | None = None  # tool and arguments as telemetry has them, where it differs
     result: str | None = None  # content
     failed: bool = False
     failures: frozenset[str] = frozenset()  # names of what failed, where the harness gives some
@@ -153,6 +154,13 @@ class HookEvent:
     carries: frozenset[str] = frozenset()  # verbs that the harness obeys at this very event
     ever: frozenset[str] = frozenset()  # verbs that it obeys at some event
     gates: frozenset[str] = frozenset()  # events at which it can be refused something
+
+    @property
+    def call(self) -> tuple[str | None, str | None]:
+        """Tool and arguments (or what stands for them) as everything that tells of the same call is compared."""
+        if self.known_as is not None:
+            return self.known_as
+        return self.tool, self.arguments if self.arguments is not None else self.arguments_hash
 
 
 Event = SpanEvent | LogEvent | HookEvent

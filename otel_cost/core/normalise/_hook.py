@@ -60,9 +60,9 @@ _WHO = {"user": "user.id", "team": "team.id", "workflow": "otel_cost.workflow"}
 def _tool(event: HookEvent) -> Step:
     step = _step(event, Kind.TOOL)
     step.operation = "execute_tool"
-    step.tool, step.tool_call_id = event.tool, event.tool_call_id
     # A hash that stands for arguments is the same for the same call, which is what detectors ask.
-    step.arguments = event.arguments if event.arguments is not None else event.arguments_hash
+    step.tool, step.arguments = event.call
+    step.tool_call_id = event.tool_call_id
     step.result = event.result
     step.result_size = len(event.result) if event.result is not None else None
     if event.tool_call_id is not None:

@@ -234,3 +234,26 @@ def test_a_span_that_lacks_the_id_of_a_tool_call_is_paired_by_tool_and_time() ->
         return [*told, span(scope, "bash", 1, tool, 1), span(scope, "bash", 2, tool | {"tool_call.id": "call_2"}, 2)]
 
     assert in_any_order(steps) == [("tool", 0, ("span", "hook"))] * 2
+
+
+@pytest.mark.parametrize("early", [(), (0,), (1,), (0, 1), (0, 1, 2)])
+def test_failures_of_one_command_count_together_whatever_told_of_them_first(early: tuple[int, ...]) -> None:
+    """Codex names its shell and the command in it otherwise in hooks than in its records."""
+    live = Live("codex", "loops: [{name: same-error, detect: repeated_error, do: [{deny: {}}]}]")
+    said = 'Traceback (most recent call last):\n  File "<string>", line 1, in <module>\nAssertionError\n'
+    call = {"session_id": "s", "tool_name": "Bash"}
+    answers = []
+    for number in range(4):
+        this = call | {"tool_use_id": f"call_{number}", "tool_input": {"command": f"make test # {number}"}}
+        answers.append(live.ask(this | {"hook_event_name": "PreToolUse"}))
+        if number in early:
+            told = {"event.name": "codex.tool_result", "conversation.id": "s", "output": said}
+            told |= {"tool_name": "exec_command", "call_id": f"call_{number}"}
+            told |= {"arguments": f'{{"cmd":"make test # {number}"}}'}
+            live.take(record("codex_otel.log_only", number, told))
+        live.ask(this | {"hook_event_name": "PostToolUse", "tool_response": said})
+    assert answers[:3] == [{}, {}, {}]
+    assert answers[3]["hookSpecificOutput"]["permissionDecision"] == "deny"
+    assert len(live.alerts) == 1
+    other = call | {"hook_event_name": "PreToolUse", "tool_input": {"command": "cat notes"}}
+    assert live.ask(other) == {}
