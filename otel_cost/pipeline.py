@@ -585,7 +585,8 @@ class Engine:
         changes, run.changes = run.changes, []
         moves, run.moves = run.moves, []
         for was, now in moves:
-            self._loops(run, None, self._watch.move(run, was, now, now_ns), now_ns)
+            for alert in self._watch.move(run, was, now, now_ns):
+                self._loops(run, _call_at(run, alert.at_span_id, changes), (alert,), now_ns)
         for change in changes:
             self._changed(run, change, now_ns)
 
@@ -610,6 +611,8 @@ class Engine:
             return  # a sum of calls has no shape
         if self._escalation.active:
             self._budgets(self._escalation.take(run, change, now_ns), now_ns)
+        if self._standing.refused(call, run.tenant, run.sessions):
+            return  # our own refusal is no failure of theirs
         if call.charge.reason is not Reason.MISSING_MODEL:  # else its parents, still to come, may name the model
             self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)
 
@@ -757,6 +760,13 @@ class Engine:
                 said = self.drift.observe(ran, now_ns)
                 self._alerts(said.alerts)
                 self._effects.again += said.again
+
+
+def _call_at(run: Run, span_id: bytes, changes: Sequence[Change]) -> Call | None:
+    """The call that made an alert fire: by its span, else the one that has just been told of."""
+    if span_id:
+        return next((call for call in run.calls.values() if call.step.span_id == span_id), None)
+    return next((change.new for change in reversed(changes) if change.new is not None), None)
 
 
 def _call_of(run: Run, step: Step) -> Call | None:

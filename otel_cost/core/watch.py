@@ -23,7 +23,7 @@ from otel_cost.core.exemptions import Exemptions
 from otel_cost.core.library import Library
 from otel_cost.core.model.finding import Alert, Burnt
 from otel_cost.core.model.money import nano_to_text
-from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Severity
+from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Severity, Source
 from otel_cost.core.outcomes import judge, latest
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
@@ -59,6 +59,7 @@ class Watched:
 
     agents: dict[str, Agent] = field(default_factory=dict)
     fed: dict[str, Observed] = field(default_factory=dict)  # call id → as it was fed, of all histories
+    hooked: dict[str, str] = field(default_factory=dict)  # a hook's own id → call id; telemetry's bears another one
     episodes: dict[str, int] = field(default_factory=dict)  # fingerprint → how many so far
     open: dict[str, Alert] = field(default_factory=dict)  # episode (rule and onset) → its firing alert
     live: dict[str, Live] = field(default_factory=dict)  # of those, what goes on after it was told of
@@ -129,6 +130,10 @@ class Watch:
         if watched is None:
             watched = self._runs[run] = Watched()
         known = watched.fed.get(call.id)
+        if known is None and watched.hooked:
+            known = next((watched.fed.get(watched.hooked.get(own, "")) for own in _own_ids(call)), None)
+            if known is not None:
+                watched.fed[call.id] = known
         if known is not None and (known.failed or not call.failed):
             return ()
         agent = watched.agents.get(call.agent_key)
@@ -155,6 +160,8 @@ class Watch:
         pace.nano += observed.nano or 0
         if pace.usual is None and pace.calls & _LOOK_AGAIN == 0 and self.library.has_usual:
             pace.usual = self.library.usual(run.tenant, run.who.get("workflow"))
+        if call.step.source is Source.HOOK:
+            watched.hooked |= dict.fromkeys(_own_ids(call), call.id)
         agent.history.append(observed)
         return self._observe(run, watched, agent, observed, call, at_ns)
 
@@ -203,6 +210,7 @@ class Watch:
             return
         watched = self._runs.setdefault(stays, Watched())
         watched.fed |= lost.fed
+        watched.hooked |= lost.hooked
         watched.open |= lost.open
         watched.live |= lost.live
         watched.covered |= lost.covered
@@ -491,6 +499,11 @@ def _forget(watched: Watched, agent: Agent) -> None:
     gone = {id(observed) for observed in agent.history[: _HISTORY // 4]}
     del agent.history[: _HISTORY // 4]
     watched.fed = {call_id: observed for call_id, observed in watched.fed.items() if id(observed) not in gone}
+    watched.hooked = {own: call_id for own, call_id in watched.hooked.items() if call_id in watched.fed}
+
+
+def _own_ids(call: Call) -> list[str]:
+    return [own for step in call.steps for own in step.ids]
 
 
 def _shape(rule: Loop, finding: Finding) -> str:

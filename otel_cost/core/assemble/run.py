@@ -302,7 +302,7 @@ class Run:
         for call in component.calls:
             if step in call.steps:
                 call.agent = call.step.agent or (agent.agent if agent is not None else call.agent)
-                call.agent_key = self._agent_key(call.step, place)
+                call.agent_key = self._whose(call.step, call.steps, place, call)
                 self.changes.append(Change(call, call))
 
     def _related(self, step: Step, place: Place) -> list[Step]:
@@ -447,7 +447,7 @@ class Run:
             said.failed,
             said.attempts,
             said.agent or (agent.agent if agent is not None else None),
-            self._agent_key(said, place),
+            self._whose(said, steps, place, before),
             said.trace_id,
             said.who,
         )
@@ -487,6 +487,18 @@ class Run:
             self._moved.add(call.id)
             self.trace(call.trace_id).calls.pop(call.id, None)
             self.changes.append(Change(call, None))
+
+    def _whose(self, said: Step, steps: tuple[Step, ...], place: Place, before: Call | None) -> str:
+        """The agent of a call; a hook knows it while an ancestor of the span is missing, and whose that one is."""
+        key = self._agent_key(said, place)
+        was = before.agent_key if before is not None else key
+        if key.startswith("span:"):
+            hook = next((step for step in steps if step.source is Source.HOOK), None)
+            if hook is not None:
+                was, key = key, self._agent_key(hook, self.place(hook))
+        if was != key and was.startswith("span:"):
+            self.moves.append((was, key))
+        return key
 
     def _agent_key(self, step: Step, place: Place) -> str:
         """Whose call it is, for detectors: the nearest agent, else the missing ancestor, else the run's own thread."""

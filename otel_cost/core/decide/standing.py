@@ -48,6 +48,14 @@ class Failure(NamedTuple):
     tool_call_id: str | None
 
 
+class Refusal(NamedTuple):
+    """A tool call that was refused: telemetry will tell of it as one that failed."""
+
+    tool: str | None
+    tool_call_id: str | None
+    shape: str | None
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One decision that stands until its alert resolves."""
@@ -114,6 +122,8 @@ class Standing:
         self._alerts: _Recent[tuple[str, ...]] = _Recent(_MOST_KEYS)  # alert → keys of its entries
         self._parents: _Recent[str] = _Recent(_MOST_KEYS)
         self._failures: _Recent[deque[Failure]] = _Recent(_MOST_KEYS)
+        self._refusals: _Recent[deque[Refusal]] = _Recent(_MOST_KEYS)
+        self._refused: _Recent[bool] = _Recent(_MOST_KEYS)  # calls known to be refused ones
         self._asks: _Recent[set[str]] = _Recent(_MOST_KEYS)  # tools for which the harness was seen to ask leave
 
     # ---- what happens --------------------------------------------------------
@@ -267,6 +277,8 @@ class Standing:
                 entry.said = True
             spoken.append(decision)
         decision = strictest(spoken) if spoken else ALLOWED
+        if decision.verb in {Verb.DENY, Verb.STOP} and event.event in CALLS and not decision.defer:
+            self._refuse(event)
         outage = stop or (_closed(closed) if closed is not None else None)
         if not shadow and outage is None:
             return decision
@@ -297,6 +309,34 @@ class Standing:
                 self._entries.put((tenant, key), [*(self._entries.get((tenant, key)) or ()), entry])
             self._alerts.put(entry.alert, tuple(sorted({*(self._alerts.get(entry.alert) or ()), *keys})))
 
+    def refused(self, call: Call, tenant: str, sessions: Iterable[str]) -> bool:
+        """Is this failed tool call, of which only telemetry tells, one that was refused here? Then it tells no news.
+
+        By the call's id; where hooks have none, each refusal stands for one failed call of its tool.
+        """
+        if call.kind is not Kind.TOOL or not len(self._refusals):
+            return False
+        if any(step.source is Source.HOOK for step in call.steps):
+            return False  # it ran: hooks tell of what has run only
+        if self._refused.get((tenant, call.id)):
+            return True
+        step = call.step
+        for session in sorted(sessions):
+            refusals = self._refusals.get((tenant, session)) or deque()
+            for refusal in refusals:
+                if refusal.tool_call_id is not None and step.tool_call_id is not None:
+                    same = refusal.tool_call_id == step.tool_call_id
+                else:
+                    shape = shape_of_step(step)
+                    same = call.failed and refusal.tool == step.tool
+                    same = same and (shape is None or refusal.shape in {None, shape.exact})
+                if same:
+                    if refusal.tool_call_id is None:
+                        refusals.remove(refusal)
+                    self._refused.put((tenant, call.id), True)
+                    return True
+        return False
+
     def root(self, tenant: str, session: str) -> str:
         """The session at the top of those that started this one."""
         return [session, *self.ancestors(tenant, session)][-1]
@@ -306,6 +346,12 @@ class Standing:
         return list(self._ancestors(tenant, session))
 
     # ---- inside --------------------------------------------------------------
+
+    def _refuse(self, event: HookEvent) -> None:
+        shape = shape_of_event(event)
+        refusals = self._refusals.get((event.tenant, event.session)) or deque(maxlen=_MOST_PER_KEY)
+        refusals.append(Refusal(event.call[0], event.tool_call_id, None if shape is None else shape.exact))
+        self._refusals.put((event.tenant, event.session), refusals)
 
     def _word(self, entry: Entry, event: HookEvent) -> Decision:
         """One entry's word at this event, `ALLOWED` where it has none."""

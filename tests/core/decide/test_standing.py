@@ -11,8 +11,11 @@ from hooks_helper import SECOND, Live
 from otel_cost.core.decide import Verb
 from otel_cost.core.decide.standing import KEEP_NS, Standing
 from otel_cost.core.hooks import hook_event
+from otel_cost.core.model.call import Call
+from otel_cost.core.model.charge import Charge
 from otel_cost.core.model.finding import Alert
-from otel_cost.core.model.vocabulary import Category, Severity
+from otel_cost.core.model.step import Step
+from otel_cost.core.model.vocabulary import Category, Kind, Severity, Source, Status
 from otel_cost.core.rules.kind import Action
 
 if TYPE_CHECKING:
@@ -315,3 +318,26 @@ def test_bytes_of_another_kind_let_nothing_stand(kept: bytes) -> None:
     standing = Standing()
     standing.restore(kept, {"r"}, NOW + 100)
     assert asked(standing, before()) == "allow"
+
+
+@pytest.mark.parametrize("told", ["by its id", "by its arguments", "by its tool alone"])
+def test_a_refused_call_is_no_failure_when_telemetry_tells_of_it(told: str) -> None:
+    run = live("{deny: {}}")
+    fail(run)
+    own = "call_4" if told == "by its id" else None
+    run.ask(before("make test # 4", **({"tool_call_id": own} if own else {})))
+    arguments = None if told == "by its tool alone" else '{"command": "make test # 4"}'
+
+    def telemetry(number: int, failed: bool, tool: str = "bash") -> Call:
+        step = Step(Source.SPAN, "any", "any", Kind.TOOL, tool=tool, tool_call_id=own, arguments=arguments, session="s")
+        return Call(f"call-{number}", step, (step,), Charge(Status.UNPRICED), Kind.TOOL, failed=failed)
+
+    ran, refused = telemetry(1, failed=own is not None), telemetry(2, failed=True)
+    assert run.standing.refused(telemetry(3, failed=True, tool="read"), "default", ["s"]) is (own is not None)
+    assert not run.standing.refused(refused, "default", ["another"])
+    if own is None:
+        assert not run.standing.refused(ran, "default", ["s"])
+    assert run.standing.refused(refused, "default", ["s"])
+    assert run.standing.refused(refused, "default", ["s"])  # told by a span and by a record
+    if own is None:  # it was one
+        assert not run.standing.refused(telemetry(5, failed=True), "default", ["s"])

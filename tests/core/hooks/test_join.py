@@ -11,10 +11,13 @@ from hooks_helper import SECOND, Live, price
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.hooks import hook_event
 from otel_cost.core.model.attributes import PlainAttributes
+from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.event import LogEvent, Resource, Scope, SpanEvent
 from otel_cost.core.model.vocabulary import Flag, Kind, Source
 from otel_cost.core.normalise import normalise_log, normalise_span
 from otel_cost.core.normalise._hook import hook_step
+from otel_cost.edge.config import load_config
+from otel_cost.edge.engine import build_engine
 
 if TYPE_CHECKING:
     from otel_cost.core.model.step import Step
@@ -257,3 +260,49 @@ def test_failures_of_one_command_count_together_whatever_told_of_them_first(earl
     assert len(live.alerts) == 1
     other = call | {"hook_event_name": "PreToolUse", "tool_input": {"command": "cat notes"}}
     assert live.ask(other) == {}
+
+
+def test_a_hook_names_the_agent_of_a_record_whose_ancestors_are_missing() -> None:
+    """Codex's record of the third failure came before its hook, under a span that was sent seconds later."""
+    engine = build_engine(load_config(environ={}), rules=["bundled:starter"])
+    told = {"session_id": "s", "tool_name": "Bash", "tool_input": {"command": "make test"}}
+    said = "Traceback (most recent call last):\nAssertionError\n"
+    for number in range(3):
+        call = told | {"tool_use_id": f"call_{number}", "hook_event_name": "PostToolUse", "tool_response": said}
+        if number == 2:
+            log = LogEvent(
+                tenant="default", received_ns=NOW, resource=Resource(), scope=Scope("codex_otel.log_only"), raw=b"",
+                trace_id=bytes.fromhex(TRACE), span_id=b"missing!", time_ns=NOW + number * SECOND, name="", severity=9,
+                body="", attributes=PlainAttributes({
+                    "event.name": "codex.tool_result", "conversation.id": "s", "tool_name": "exec_command",
+                    "call_id": "call_2", "arguments": '{"cmd":"make test"}', "output": said}),
+            )  # fmt: skip
+            engine.feed(Signal.LOGS, [log], 1, NOW + number * SECOND)
+        engine.hook(hook_event("codex", call, NOW + number * SECOND), NOW + number * SECOND)
+    alerts = [alert for alert in engine.take().alerts if alert.kind == "repeated_error"]
+    assert [alert.state for alert in alerts] == ["firing"]
+
+
+def test_a_span_that_comes_later_under_another_id_is_no_second_failure() -> None:
+    """Qwen's spans speak for the call that its hook told of first, and only say that something failed."""
+    engine = build_engine(load_config(environ={}), rules=["bundled:starter"])
+    for number in range(4):
+        at = NOW + number * SECOND
+        call = {"session_id": "s", "tool_name": "run_shell_command", "tool_input": {"command": "make test"}}
+        call |= {"tool_call_id": f"call_{number}", "hook_event_name": "PostToolUseFailure", "error": "it broke"}
+        engine.hook(hook_event("qwen", call, at), at)
+    for number in range(4):
+        at = NOW + (number + 9) * SECOND
+        span = SpanEvent(
+            tenant="default", received_ns=at, resource=Resource(), scope=Scope("qwen-code"), raw=b"",
+            trace_id=bytes.fromhex(TRACE), span_id=bytes([number + 1] * 8), parent_id=b"", name="qwen-code.tool",
+            kind=1, start_ns=NOW + number * SECOND - 9, end_ns=NOW + number * SECOND, status_code=2,
+            status_message="Tool execution failed", attributes=PlainAttributes({
+                "session.id": "s", "tool.name": "run_shell_command", "tool.call_id": f"call_{number}",
+                "gen_ai.tool.call.id": f"call_{number}", "gen_ai.tool.name": "run_shell_command"}),
+        )  # fmt: skip
+        engine.feed(Signal.TRACES, [span], 1, at)
+    alerts = [alert for alert in engine.take().alerts if alert.kind == "repeated_error"]
+    assert [alert.state for alert in alerts] == ["firing"]
+    (run,) = list(engine.runs)
+    assert len([one for one in run.calls.values() if one.kind is Kind.TOOL]) == 4
