@@ -396,9 +396,9 @@ class Service:
         return self.engine.rules.outcomes
 
     @property
-    def github_secret(self) -> str | None:
+    def github_webhooks(self) -> tuple[str, str] | None:
         github = self.config.outcomes.github
-        return None if github is None else github.secret.get_secret_value()
+        return None if github is None else (github.secret.get_secret_value(), github.tenant)
 
     def forget(self, selection: Selection) -> int:
         """Delete closed runs; how many."""

@@ -80,7 +80,7 @@ def cost_per_outcome(
             if part.holes:
                 into.incomplete.add(part.run)
             for one in told:
-                thing = (part.run[0], one.subject) if one.subject else part.run
+                thing = (part.run[0], one.subject or one.id)  # one ticket that three runs worked on is one
                 {Result.SUCCESS: into.succeeded, Result.FAILURE: into.failed}.get(one.value, into.undecided).add(thing)
     rows = [_row(name, dict(zip(by, group, strict=True)), one) for (name, group), one in sums.items()]
     return sorted(rows, key=_order)

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from otel_cost.core.model.effects import Signal
+from otel_cost.core.model.event import DEFAULT_TENANT
 from otel_cost.core.redact import Rule
 from otel_cost.document import Document, Place, expand, in_file_order, merge, nearest, parse_document, problems_of
 from otel_cost.edge.auth import Auth, TenantName
@@ -173,6 +174,7 @@ class GithubWebhooks(_Part):
     """Webhooks of a repository or organisation, sent to `/v1/outcomes`."""
 
     secret: Annotated[SecretStr, Field(min_length=1)]
+    tenant: Annotated[str, Field(min_length=1)] = DEFAULT_TENANT  # whose runs they are about
 
 
 class Outcomes(_Part):

@@ -33,7 +33,7 @@ def part(number: int, nano: int | None, *group: str, calls: int = 1, holes: int 
 
 def test_a_success_pays_for_the_tries_that_failed() -> None:
     parts = [part(n, 600_000_000, "cheap") for n in range(5)] + [part(n, 10**9, "strong") for n in (5, 6)]
-    outcomes = {run(n): [told("tests", "success" if n in {0, 5, 6} else "failure")] for n in range(7)}
+    outcomes = {run(n): [told("tests", "success" if n in {0, 5, 6} else "failure", at=n)] for n in range(7)}
     rows = {row["model_route"]: row for row in cost_per_outcome(parts, outcomes, ["model_route"])}
     cheap, strong = rows["cheap"], rows["strong"]
     assert (cheap["tries"], cheap["successes"], cheap["failures"], cheap["success_rate"]) == (5, 1, 4, 0.2)
@@ -46,6 +46,15 @@ def test_a_thing_that_several_runs_worked_on_succeeds_once() -> None:
     outcomes = {run(n): [told("merged_pr", "success", "acme/shop#12")] for n in range(3)}
     (row,) = cost_per_outcome(parts, outcomes, [])
     assert (row["tries"], row["successes"], row["cost_per_try_usd"], row["cost_per_success_usd"]) == (3, 1, "1", "3")
+
+
+def test_one_ticket_is_one_success_without_a_name_too_and_judges_count_run_by_run() -> None:
+    parts = [part(n, 10**9) for n in range(3)]
+    ticket = told("resolved")
+    (row,) = cost_per_outcome(parts, {run(n): [ticket] for n in range(3)}, [])
+    assert (row["successes"], row["cost_per_success_usd"]) == (1, "3")
+    (row,) = cost_per_outcome(parts, {run(n): [told("tests", at=n)] for n in range(3)}, [])
+    assert (row["successes"], row["cost_per_success_usd"]) == (3, "1")
 
 
 def test_the_last_word_on_a_thing_counts() -> None:

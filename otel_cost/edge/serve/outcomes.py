@@ -16,7 +16,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from otel_cost.core.model.event import DEFAULT_TENANT
 from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.outcomes import keys_of, result_of
 from otel_cost.edge.journal import JournalBrokenError, JournalFullError
@@ -143,15 +142,14 @@ def _taken(host: Host, request: Request, body: bytes) -> Response:
     now_ns = time.time_ns()
     try:
         if event is not None:
-            secret = host.github_secret
-            if secret is None:
+            webhooks = host.github_webhooks
+            if webhooks is None:
                 return JSONResponse({"error": "no secret is set: config key `outcomes.github.secret`"}, 403)
-            if not is_signed(body, request.headers.get("x-hub-signature-256"), secret):
+            if not is_signed(body, request.headers.get("x-hub-signature-256"), webhooks[0]):
                 _log.warning("a webhook's signature is wrong", delivered=event[:40])
                 return JSONResponse({"error": "X-Hub-Signature-256 does not fit"}, 401)
-            outcomes = github_outcomes(
-                event, read_object(_payload(request, body)), host.outcome_rules, DEFAULT_TENANT, now_ns
-            )
+            payload = read_object(_payload(request, body))
+            outcomes = github_outcomes(event, payload, host.outcome_rules, webhooks[1], now_ns)
         else:
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 # No page of another site can send this type without being asked first.

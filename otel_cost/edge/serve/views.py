@@ -61,8 +61,8 @@ class Host(Protocol):
         """How webhooks are read."""
 
     @property
-    def github_secret(self) -> str | None:
-        """What GitHub signs its webhooks with; None: they are refused."""
+    def github_webhooks(self) -> tuple[str, str] | None:
+        """What GitHub signs its webhooks with, and whose runs they are about; None: they are refused."""
 
     def drift(self, tenant: str | None) -> list[Row]:
         """Where each group of each rule of drift stands (`core/drift.py`)."""
