@@ -214,7 +214,7 @@ def speaker(group: Group) -> tuple[Step, frozenset[Flag]]:
     best = min(steps, key=_preference)
     flags = set(group.flags)
     for step in steps:
-        # What one record lost another may have; one that repeats its numbers has lost as much. A hook tells less anyhow.
+        # What one record lost another may have; one that repeats its numbers has lost as much. Hooks tell less anyhow.
         as_much = step is best or (step.source is not Source.HOOK and _totals(step) == _totals(best))
         flags |= step.flags if as_much else step.flags - {Flag.INCOMPLETE}
         if (
