@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from otel_cost.cli._source import Row, open_source, printable
+from otel_cost.core.enrich.lines import rfc3339
+from otel_cost.core.model.money import nano_to_text, usd_to_nano
 from otel_cost.edge.ledger.story import Branch, without_echoes
 from otel_cost.errors import UsageError
 
@@ -87,7 +89,7 @@ def _tell(out: Console, run: Row, *, full: bool) -> None:
     _tell_alerts(out, run)
     out.print()
     tree, echoes = without_echoes(run["tree"])
-    steps = _flat(tree)
+    steps = _flat(tree if full else folded(tree))
     out.print(_tree(run, steps if full else steps[:_STEPS]))
     if not full and len(steps) > _STEPS:
         out.print(f"… and {len(steps) - _STEPS} more steps: --full")
@@ -203,8 +205,9 @@ def _tell_alerts(out: Console, run: Row) -> None:
         wasted = "" if alert["wasted_usd"] in {None, "0"} else f", wasted {money(alert['wasted_usd'])}"
         asked = f"; asks {alert['action']}" if alert["action"] else ""
         over = "; over" if alert["state"] == "resolved" else ""
+        at = rfc3339(int(alert["at_unix_nano"]))[11:19]
         out.print(
-            f"[{colour}]{alert['severity']}[/] {escape(printable(alert['rule']))}: "
+            f"[dim]{at}[/] [{colour}]{alert['severity']}[/] {escape(printable(alert['rule']))}: "
             f"[bold]{escape(printable(alert['summary']))}[/]{since}{wasted}{asked}{over}",
             soft_wrap=True,
         )
@@ -316,6 +319,58 @@ def _tell_calls(out: Console, run: Row, *, full: bool) -> None:
             f"[dim]{escape(printable(items))}[/]",
         )
     out.print(table)
+
+
+def folded(tree: Sequence[Branch]) -> list[Branch]:
+    """The tree with what repeats among siblings told once: `5 × inference m → tool run_tests failed`, and its cost."""
+    told: dict[int, list[Branch]] = {}
+    order: list[Branch] = list(tree)
+    for branch in order:
+        order.extend(branch["children"])
+    for branch in reversed(order):
+        told[id(branch)] = _fold([{**child, "children": told[id(child)]} for child in branch["children"]])
+    return _fold([{**branch, "children": told[id(branch)]} for branch in tree])
+
+
+_MOST_STEPS = 6  # in what repeats
+_LEAST_TIMES = 3
+
+
+def _fold(siblings: list[Branch]) -> list[Branch]:
+    shapes = [(one["kind"], one["name"], one["failed"], len(one["children"])) for one in siblings]
+    out: list[Branch] = []
+    at = 0
+    while at < len(siblings):
+        best = (1, 1)  # steps, times
+        for steps in range(1, _MOST_STEPS + 1):
+            times = 1
+            while shapes[at : at + steps] == shapes[at + times * steps : at + (times + 1) * steps]:
+                times += 1
+            if times >= _LEAST_TIMES and steps * times > best[0] * best[1]:
+                best = (steps, times)
+        steps, times = best
+        out.append(siblings[at] if times == 1 else _loop(siblings[at : at + steps * times], times))
+        at += steps * times
+    return out
+
+
+def _loop(rounds: list[Branch], times: int) -> Branch:
+    """One branch for several rounds of the same steps; below it the first round."""
+    first = rounds[: len(rounds) // times]
+    known = [usd_to_nano(one["subtree_usd"]) for one in rounds if one["subtree_usd"] is not None]
+    steps = " → ".join(f"{one['kind']} {one['name']}{' failed' if one['failed'] else ''}" for one in first)
+    return {
+        **first[0],
+        "call_id": None,
+        "kind": "loop" if len(first) > 1 or first[0]["failed"] else "repeat",
+        "name": f"{times} × {steps}",
+        "duration_ms": sum(one["duration_ms"] for one in rounds),
+        "failed": False,
+        "status": None,
+        "self_usd": None,
+        "subtree_usd": nano_to_text(sum(known)) if known else None,
+        "children": [] if all(not one["children"] for one in first) else first,
+    }
 
 
 def _flat(tree: Sequence[Branch]) -> list[tuple[str, Branch]]:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "edge" / "ledger"))
 import ledger_cases as cases
 
 from otel_cost.cli import run
+from otel_cost.cli.explain import folded
 from otel_cost.core.model.effects import Effects
 from otel_cost.edge.ledger import FILE, Batch
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
@@ -146,3 +147,34 @@ def test_tail_tells_runs_and_alerts_once(data_dir, days, capsys) -> None:
 def test_tail_of_some_runs(data_dir, days, capsys) -> None:
     assert run(["tail", "--data-dir", data_dir, "--since", days[0], "--once", "-m", "user=nobody"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def step(kind: str, name: str, usd: str | None = None, *, failed: bool = False, children=()) -> dict:
+    return {
+        "span_id": name,
+        "call_id": name,
+        "kind": kind,
+        "name": name,
+        "duration_ms": 1.0,
+        "failed": failed,
+        "status": "priced",
+        "self_usd": usd,
+        "subtree_usd": usd,
+        "children": list(children),
+    }
+
+
+def test_what_repeats_is_folded_and_priced() -> None:
+    ask, fail = step("inference", "m", "0.1"), step("tool", "test", failed=True)
+    (agent,) = folded([step("agent", "a", children=[ask, fail, ask, fail, ask, fail, step("tool", "edit"), ask])])
+    loop, edit, last = agent["children"]
+    assert (loop["kind"], loop["name"]) == ("loop", "3 × inference m → tool test failed")
+    assert (loop["subtree_usd"], loop["duration_ms"], loop["children"]) == ("0.3", 6.0, [])
+    assert [edit["name"], last["name"]] == ["edit", "m"]
+
+
+def test_what_repeats_twice_or_differs_is_not_folded() -> None:
+    steps = [step("inference", "m", "0.1"), step("tool", "a"), step("inference", "m", "0.1"), step("tool", "b")]
+    assert folded(steps) == steps
+    several = folded([step("tool", "read") for _ in range(3)])
+    assert [(one["kind"], one["name"]) for one in several] == [("repeat", "3 × tool read")]

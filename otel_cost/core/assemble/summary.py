@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
+    from otel_cost.core.model.step import Step
 
 
 def began_ns(run: Run) -> int:
@@ -176,7 +177,7 @@ def nodes(run: Run) -> list[Node]:
                 span_id=step.span_id,
                 parent=parent.span_id if parent is not None else b"",
                 kind=step.kind,
-                name=step.tool or step.agent or step.model or step.name if step.kind is not Kind.OTHER else step.name,
+                name=_name(step),
                 agent=call.agent if call is not None else step.agent,
                 start_ns=step.start_ns,
                 end_ns=step.end_ns,
@@ -188,6 +189,12 @@ def nodes(run: Run) -> list[Node]:
             )
         )
     return lines
+
+
+def _name(step: Step) -> str:
+    if step.kind in MODEL_KINDS:
+        return step.model or step.name
+    return step.name if step.kind is Kind.OTHER else step.tool or step.agent or step.model or step.name
 
 
 def close(run: Run) -> ClosedRun:
