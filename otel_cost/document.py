@@ -455,6 +455,9 @@ def _say(detail: ErrorDetails, model: type[BaseModel], written: str | None) -> _
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return _Said(f"{shown} must be {words} {context[name]}")
+    if kind == "too_short":
+        least = context.get("min_length", 1)
+        return _Said("the list is empty" if not detail["input"] else "the list is too short", f"at least {least}")
     if kind == "string_pattern_mismatch":
         return _Said(f"{shown} does not have the right form", f"it must match {context['pattern']}")
     expected = _KINDS.get(kind.partition("_")[0])

@@ -76,6 +76,8 @@ def _kind_of(document: Document) -> Literal["rules", "config", "prices", "tests"
 
 def _in_configs(documents: list[Document]) -> list[Problem]:
     """Mistakes in configs, and in the rules that they name."""
+    if not documents:
+        return []  # what is not there is not worth its imports
     from otel_cost.edge.config import check_config
     from otel_cost.edge.rule_files import read_rules
     from otel_cost.errors import DocumentError
@@ -92,6 +94,8 @@ def _in_configs(documents: list[Document]) -> list[Problem]:
 
 
 def _in_prices(documents: list[Document]) -> list[Problem]:
+    if not documents:
+        return []  # what is not there is not worth its imports
     from otel_cost.core.price import layer_of
     from otel_cost.errors import DocumentError
 
@@ -105,6 +109,8 @@ def _in_prices(documents: list[Document]) -> list[Problem]:
 
 
 def _in_tests(documents: list[Document]) -> list[Problem]:
+    if not documents:
+        return []  # what is not there is not worth its imports
     from otel_cost.document import validate
     from otel_cost.edge.rule_tests import RuleTestFile
     from otel_cost.errors import DocumentError

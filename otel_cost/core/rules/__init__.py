@@ -253,8 +253,8 @@ def _checked(document: Document, names: _Names) -> tuple[list[Placed], list[Prob
         paths: list[Path] = [(kind.name,)]
         if not kind.single:
             paths = [(kind.name, index) for index in range(len(written) if isinstance(written, list) else 0)]
-        elif written is None:
-            continue
+        elif not isinstance(written, dict):
+            continue  # nothing, or said above
         for path in paths:
             names.add(kind.name, document.at(path))
             try:

@@ -243,6 +243,8 @@ class _Compiler:
 
     def condition(self, written: object, path: Path) -> Condition:
         if isinstance(written, dict):
+            if not written:
+                self._wrong(path, "nothing is asked", "a value, a list, operators, or null for what is not told")
             parts = [self._operator(name, value, (*path, name)) for name, value in written.items()]
             return lambda value: all(part(value) for part in parts)
         if isinstance(written, list):

@@ -209,6 +209,31 @@ lops: []
         assert what in out
 
 
+@pytest.mark.parametrize(
+    ("rule", "what"),
+    [
+        ("budgets: [{name: b, limit: {usd: 1e400, window: 1d}}]", "USD cannot be counted\n    from 0.000000001 to"),
+        ("budgets: [{name: b, limit: {usd: 0.0000000001, window: 1d}}]", "USD cannot be counted"),
+        ("budgets: [{name: b, limit: {usd: 1, window: 1d}, warn: [{at: 50}]}]", "`5000%` of the limit is no level"),
+        ("budgets: [{name: b, limit: {usd: 1, window: 1d}, warn: [{at: 0%}]}]", "`0%` of the limit is no level"),
+        (
+            "budgets: [{name: b, limit: {usd: 1, window: 1d}, warn: [{burn_rate: 2, over: [0s]}]}]",
+            "budgets[0].warn[0].over[0]: a stretch of no time",
+        ),
+        (
+            "exceptions: [{name: e, applies_to: [], exempt: true, expires: 2030-01-01T00:00:00Z, owner: o, reason: r}]",
+            "exceptions[0].applies_to: the list is empty\n    at least 1",
+        ),
+        ("budgets: [{name: b, limit: {usd: 1, window: 1d}, match: {user: {}}}]", "match.user: nothing is asked"),
+        ("defaults: []", "r.yaml:2:11: defaults: a list is not a mapping"),
+    ],
+)
+def test_values_that_make_no_sense(rule: str, what: str) -> None:
+    out = said(rule)
+    assert what in out
+    assert out.count("r.yaml:") <= 2  # a wrong item and the list that is short of it
+
+
 # --- Lint ---
 
 B = "limit: {usd: 1, window: 1d}"

@@ -42,10 +42,36 @@ def _check_window(window: str) -> str:
 Window = Annotated[str, AfterValidator(_check_window), Field(json_schema_extra={"pattern": r"^[1-9]\d*(h|d|w|mo)$"})]
 
 
+_LEAST_USD, _MOST_USD = Decimal("0.000000001"), Decimal(10**9)  # what is counted in; what its integers hold
+
+
+def _check_usd(usd: Decimal) -> Decimal:
+    if not _LEAST_USD <= usd <= _MOST_USD:
+        raise ValueError(f"`{usd}` USD cannot be counted\nfrom {_LEAST_USD:f} to {_MOST_USD:f}")
+    return usd
+
+
+def _check_share(share: Fraction) -> Fraction:
+    if not 0 < share <= 10:
+        hint = "write a percentage between 0 and 1000%, for example `80%`"
+        raise ValueError(f"`{float(share * 100):g}%` of the limit is no level\n{hint}")
+    return share
+
+
+def _check_stretch(stretch: int) -> int:
+    if stretch <= 0:
+        raise ValueError("a stretch of no time\nfor example `5m`")
+    return stretch
+
+
+Usd = Annotated[Decimal, Field(gt=0), AfterValidator(_check_usd)]
+Level = Annotated[Share, AfterValidator(_check_share)]
+
+
 class Limit(Strict):
     """A ceiling on spending for each group, in each window."""
 
-    usd: Annotated[Decimal, Field(gt=0)]
+    usd: Usd
     window: Window | None = None  # None: a run's whole life
     kind: Literal["rolling", "calendar"] = "rolling"  # calendar weeks start on Monday (ISO 8601)
 
@@ -53,14 +79,14 @@ class Limit(Strict):
 class WarnAt(Strict):
     """Tell when this share of the limit is spent."""
 
-    at: Share
+    at: Level
 
 
 class WarnBurnRate(Strict):
     """Tell when money goes this many times faster than the limit allows, over all of these windows."""
 
     burn_rate: Annotated[Decimal, Field(gt=0)]
-    over: Annotated[tuple[Duration, ...], Field(min_length=1)]
+    over: Annotated[tuple[Annotated[Duration, AfterValidator(_check_stretch)], ...], Field(min_length=1)]
 
 
 Warning_ = Annotated[
@@ -74,14 +100,14 @@ class AtLimit(Strict):
 
     target: Literal["top_burner", "run", "everyone"] = "top_burner"
     do: Actions = ()
-    hard_stop_at: Share | None = None
+    hard_stop_at: Level | None = None
 
 
 class Override(Strict):
     """Another limit for some groups; the first that matches holds, the budget's own for the rest."""
 
     match: Match
-    usd: Annotated[Decimal, Field(gt=0)]
+    usd: Usd
 
 
 class BudgetModel(Strict):

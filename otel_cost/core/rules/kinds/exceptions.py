@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from otel_cost.core.budget import Relief
 from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.rules.kind import Name, RuleKind, Strict, Text, register
-from otel_cost.core.rules.kinds.budgets import not_of_a_call
+from otel_cost.core.rules.kinds.budgets import Usd, not_of_a_call
 from otel_cost.core.rules.match import Match, Matcher
 from otel_cost.errors import DocumentError
 
@@ -33,7 +33,7 @@ Moment = Annotated[datetime, AfterValidator(_with_zone)]
 class Grant(Strict):
     """What is granted on top of the limit, to each group, once."""
 
-    usd: Annotated[Decimal, Field(gt=0)]
+    usd: Usd
 
 
 class ExceptionModel(Strict):
