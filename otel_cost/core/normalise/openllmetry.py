@@ -68,9 +68,17 @@ def read(span: SpanEvent, *, dialect: str) -> Step | None:
             attributes, "gen_ai.completion.0.finish_reason", "llm.response.finish_reason", "llm.response.stop_reason"
         )
         step.finish_reasons = (reason,) if reason else ()
-        if reason is None and step.usage is not None and _broke_off(attributes):
+        if (
+            reason is None
+            and step.usage is not None
+            and span.scope.name.startswith(_ANTHROPIC)
+            and _broke_off(attributes)
+        ):
             step.flags |= {Flag.INCOMPLETE}
     return step
+
+
+_ANTHROPIC: Final = "opentelemetry.instrumentation.anthropic"
 
 
 def _broke_off(attributes: Attributes) -> bool:
