@@ -85,6 +85,9 @@ class Intake:
         self._in_flight = 0
         self._by_tenant: dict[str, int] = {}  # of those in flight
         self._lock = threading.Lock()
+        # One request at a time: decoding holds the interpreter anyhow, and the fewer threads ask for it, the sooner
+        # a harness gets its answer.
+        self._decoding = threading.Lock()
         self._closed = False
 
     @property
@@ -123,7 +126,8 @@ class Intake:
             if self._admit is not None:
                 self._admit(tenant, size)
             received_ns = self._clock_ns()
-            decoded, events, rejected = _decode(signal, payload, tenant, received_ns)
+            with self._decoding:
+                decoded, events, rejected = _decode(signal, payload, tenant, received_ns)
             if self._redact is not None and (kept := self._redact(signal, payload, tenant)) is not payload:
                 payload = kept
                 decoded, events, _ = _decode(signal, payload, tenant, received_ns)
