@@ -40,6 +40,8 @@ class Source(Protocol):
 
     def alerts(self, limit: int, since: str | None) -> list[Row]: ...
 
+    def news(self, limit: int, since: str | None) -> list[Row]: ...
+
     def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
         """As `Ledger.recorded`."""
 
@@ -134,6 +136,10 @@ class _Api:
         alerts: list[Row] = self._get("/v1/alerts", {"limit": str(limit), "since": since})["alerts"]
         return alerts
 
+    def news(self, limit: int, since: str | None) -> list[Row]:
+        found: list[Row] = self._get("/v1/outcomes", {"limit": str(limit), "since": since})["outcomes"]
+        return found
+
     def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
         fields = {"since": since} if since else {}
         try:
@@ -181,6 +187,9 @@ class _File:
 
     def alerts(self, limit: int, since: str | None) -> list[Row]:
         return self._ledger.alerts(limit, _ns(since))
+
+    def news(self, limit: int, since: str | None) -> list[Row]:
+        return self._ledger.news(limit, _ns(since))
 
     def recorded(self, since: str | None) -> Iterator[tuple[str, str, bytes, str]]:
         return self._ledger.recorded(_ns(since))

@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from otel_cost.cli._service import ask_service, data_folder
+from otel_cost.cli._source import open_source, printable
 from otel_cost.core.model.event import DEFAULT_TENANT
 from otel_cost.edge.ledger import FILE, Batch
 from otel_cost.edge.serve import discovery
@@ -81,6 +82,36 @@ def add(
         print(json.dumps({"id": outcome.id, "name": outcome.name, "value": outcome.value, "keys": list(outcome.keys)}))
     else:
         print(f"{outcome.name}: {outcome.value}, joined by {', '.join(outcome.keys)}")
+
+
+@app.command(name="list")
+def list_(
+    since: Annotated[str | None, typer.Option(help="From here on: 30d (ago), 2026-11-01, RFC 3339")] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="At most so many")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
+    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Config of the service")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data")] = None,
+) -> None:
+    """What has been told, the latest first, and which runs it reaches."""
+    rows = open_source(config, data_dir).news(top, since)
+    if as_json:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+        return
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from otel_cost.cli._terminal import console
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("when", "outcome", "", "says", "about", "joined by", "runs"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        told = [row["at"][:19], row["name"], row["value"], row["source"], row["subject"] or row["label"]]
+        runs = ", ".join(row["runs"]) or "none yet"
+        table.add_row(*(escape(printable(one)) for one in (*told, ", ".join(row["keys"]), runs)))
+    console().print(table)
 
 
 def _write(folder: Path, outcome: Outcome) -> None:

@@ -146,6 +146,8 @@ def test_the_command_tells_the_service_else_the_ledger(tmp_path: Path, capsys: p
     until(lambda: [run["open"] for run in service.get("/v1/runs")["runs"]] == [False, False])
     assert run(["outcome", "add", "accepted", "failure", "--run", "one", *where]) == 0
     until(lambda: verdict(service, "one") == ("failure", "waste"))
+    assert run(["outcome", "add", "merged_pr", "--branch", "nowhere", *where]) == 0
+    until(lambda: len(service.get("/v1/outcomes")["outcomes"]) == 2)
     service.stop()
     assert run(["outcome", "add", "accepted", "--run", "two", "--label", "thumbs up", *where]) == 0
     capsys.readouterr()
@@ -155,6 +157,15 @@ def test_the_command_tells_the_service_else_the_ledger(tmp_path: Path, capsys: p
     ):
         assert run(["explain", name, *where]) == 0
         assert said in capsys.readouterr().out
+    assert run(["outcome", "list", "--json", *where]) == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["name"], one["value"], one["runs"]) for one in listed] == [
+        ("accepted", "success", ["two"]),
+        ("merged_pr", "success", []),
+        ("accepted", "failure", ["one"]),
+    ]
+    assert run(["outcome", "list", *where]) == 0
+    assert "none yet" in capsys.readouterr().out
     assert run(["outcome", "add", "accepted", "perhaps", "--run", "two", *where]) == 2
     assert "value: " in capsys.readouterr().err
 

@@ -204,6 +204,9 @@ class Ledger(Protocol):
     def outcomes(self, runs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Outcome]]:
         """What became of runs, by (tenant, run id): all news that reaches each; runs without any are left out."""
 
+    def news(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
+        """Outcomes, the latest first, each with its tenant, its keys and the runs that it reaches."""
+
     def outcomes_by_keys(self, tenant: str, keys: Sequence[str], start_ns: int) -> list[Outcome]:
         """What became of a run that is known by these keys and began at `start_ns`."""
 

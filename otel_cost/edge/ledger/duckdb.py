@@ -21,7 +21,7 @@ from arro3.core import Array, DataType, Table
 from otel_cost.core.budget import Spend
 from otel_cost.core.detect._pace import Taken
 from otel_cost.core.drift import Ran, facts_of_line
-from otel_cost.core.enrich.lines import rfc3339, trace_line, usd
+from otel_cost.core.enrich.lines import outcome_map, rfc3339, trace_line, usd
 from otel_cost.core.enrich.records import alert_json, correction_json
 from otel_cost.core.library import Seen
 from otel_cost.core.model.money import Rate, exact_text, nano_to_text, usd_to_nano
@@ -787,6 +787,35 @@ class DuckDbLedger:
         with self._reading() as db, _staged(db, _shape("pairs", tenant=_TEXT, run_id=_TEXT), sorted(set(runs))):
             rows = db.execute(f"{_REACHED} SELECT tenant, run_id, start_ns, key, line FROM reached").fetchall()  # noqa: S608  # our own words
         return _by_run(rows)
+
+    def news(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
+        told = [
+            outcome_of(json.loads(line))
+            for (line,) in self._rows(
+                "SELECT line FROM outcomes WHERE at_ns >= ? AND (?::VARCHAR IS NULL OR tenant = ?)"
+                " ORDER BY at_ns DESC, id LIMIT ?",
+                [_from(since_ns), tenant, tenant, limit],
+            )
+        ]
+        keys = sorted({key for one in told for key in one.keys})
+        near = self._rows(
+            "SELECT DISTINCT tenant, run_id FROM run_joins WHERE list_contains(?::VARCHAR[], key)"
+            " UNION SELECT DISTINCT tenant, run_id FROM run_keys WHERE list_contains(?::VARCHAR[], key)",
+            [keys, keys],
+        )
+        reached: dict[tuple[str, str], list[str]] = {}
+        for (owner, run_id), outcomes in sorted(self.outcomes([(row[0], row[1]) for row in near]).items()):
+            for one in outcomes:
+                reached.setdefault((owner, one.id), []).append(run_id)
+        return [
+            {
+                **outcome_map(one),
+                "tenant": one.tenant,
+                "keys": list(one.keys),
+                "runs": reached.get((one.tenant, one.id), []),
+            }
+            for one in told
+        ]
 
     def outcomes_by_keys(self, tenant: str, keys: Sequence[str], start_ns: int) -> list[Outcome]:
         rows = self._rows(

@@ -169,6 +169,11 @@ def document() -> dict[str, Any]:
                 }
             },
             "/v1/outcomes": {
+                "get": {
+                    "summary": "Outcomes, the latest first, each with the runs that it reaches",
+                    "parameters": [times[0], tenant, _query("limit", "at most so many", {"type": "integer"})],
+                    "responses": {"200": _answer(_object(outcomes={"type": "array", "items": {"type": "object"}}))},
+                },
                 "post": {
                     "summary": "What became of some work, also as GitHub's webhooks; on disk when it answers",
                     "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
@@ -179,7 +184,7 @@ def document() -> dict[str, Any]:
                         "400": _answer({"$ref": "#/components/schemas/Error"}),
                         "401": _answer({"$ref": "#/components/schemas/Error"}),
                     },
-                }
+                },
             },
             "/v1/decide": {
                 "post": {

@@ -20,7 +20,9 @@ from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.outcomes import keys_of, result_of
 from otel_cost.edge.journal import JournalBrokenError, JournalFullError
 from otel_cost.edge.serve.gate import tenant_of
+from otel_cost.edge.serve.when import instant_ns
 from otel_cost.edge.webhooks import github_outcomes, is_signed, read_object
+from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 25 * 2**20  # GitHub sends no more
 _MOST: Final = 10_000
+_MOST_SHOWN: Final = 1000
 
 _log = structlog.get_logger(__name__)
 
@@ -134,7 +137,14 @@ def outcome_routes(host: Host) -> list[Route]:
             return JSONResponse({"error": f"longer than {MAX_BYTES} bytes, or cut off"}, 413)
         return await anyio.to_thread.run_sync(_taken, host, request, body)
 
-    return [Route("/v1/outcomes", post, methods=["POST"])]
+    def get(request: Request) -> Response:
+        written, limit = request.query_params.get("since"), request.query_params.get("limit", "100")
+        if not limit.isascii() or not limit.isdigit() or not 0 < int(limit[:6]) <= _MOST_SHOWN:
+            raise UsageError(f"`limit={limit}` is not a number from 1 to {_MOST_SHOWN}")
+        since_ns = instant_ns(written, time.time_ns()) if written else None
+        return JSONResponse({"outcomes": host.ledger.news(int(limit), since_ns, request.query_params.get("tenant"))})
+
+    return [Route("/v1/outcomes", post, methods=["POST"]), Route("/v1/outcomes", get)]
 
 
 def _taken(host: Host, request: Request, body: bytes) -> Response:
