@@ -699,7 +699,15 @@ class Engine:
             alert = replace(told, evidence=told.evidence | stamp)
             self._effects.alerts.append(alert)
             self._effects.outgoing.append(
-                Outgoing(Signal.LOGS, self._position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE)
+                Outgoing(
+                    Signal.LOGS,
+                    self._position,
+                    alert_record(alert),
+                    b"",
+                    OWN_RESOURCE,
+                    OWN_SCOPE,
+                    key=f"{alert.tenant}/{alert.id}",
+                )
             )
 
     def _extra(self, run: Run, span_id: bytes, step: Step) -> tuple[bytes, Call | None]:

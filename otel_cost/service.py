@@ -52,6 +52,7 @@ from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes
 from otel_cost.edge.notify import build_sink, build_telling
 from otel_cost.edge.notify._notifier import Notifier
 from otel_cost.edge.notify._outbox import Outbox
+from otel_cost.edge.notify._told import ToldAlerts
 from otel_cost.edge.receive.grpc import GrpcReceiver
 from otel_cost.edge.receive.http import HttpReceiver
 from otel_cost.edge.receive.intake import Intake
@@ -135,15 +136,19 @@ class Service:
             max_bytes=config.journal.max_bytes,
             resume_from=self.ledger.cursor(),
         )
+        self.outbox = Outbox(data / "outbox.sqlite")
         self.destinations: dict[str, Destination] = build_exporters(
-            config.exporters, dead_letters=data / "dead-letters", spill=data / "spill", cursors=self._load_cursors()
+            config.exporters,
+            dead_letters=data / "dead-letters",
+            spill=data / "spill",
+            told=partial(ToldAlerts, self.outbox),
+            cursors=self._load_cursors(),
         )
         self._routes: dict[Signal, list[Destination]] = {}
         for signal in Signal:
             pipeline = config.pipeline(signal)
             names = () if pipeline is None else pipeline.exporters
             self._routes[signal] = [self.destinations[name] for name in names]
-        self.outbox = Outbox(data / "outbox.sqlite")
         self._notifier = Notifier(
             self.outbox,
             {name: build_sink(name, None) for name in sinks},

@@ -44,6 +44,7 @@ class Outgoing:
     tenant: str = ""
     trace_id: bytes = b""  # b"": of no trace; it goes wherever its signal goes
     is_root: bool = False
+    key: str = ""  # of what must be told once, the same whenever the journal is read again: an alert
     sample_rate: Fraction | None = None  # so many traces this one stands for; None: nothing was left out
 
 

@@ -16,12 +16,13 @@ from otel_cost.edge.export._queue import Destination
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from pydantic import BaseModel
 
     from otel_cost.edge.export._contract import ExporterKind
+    from otel_cost.edge.export._queue import Told
 
 EXPORTERS: dict[str, ExporterKind] = {}  # by type; old names are keys too
 
@@ -52,13 +53,15 @@ def build_exporters(
     *,
     dead_letters: Path | None = None,
     spill: Path | None = None,
+    told: Callable[[str], Told] | None = None,
     cursors: Mapping[str, int] | None = None,
 ) -> dict[str, Destination]:
     """Destinations by id, not yet started; a value is the kind's settings or what they are validated from.
 
     `dead_letters` is a folder with one folder per destination; without it what a backend
     refuses for good is only counted. `spill` likewise, for what waits on disk; without it a full
-    queue pushes back. `cursors`: how far each had delivered (`Destination.cursor`).
+    queue pushes back. `told`: which alerts an exporter has delivered. `cursors`: how far each had
+    delivered (`Destination.cursor`).
 
     Raises:
         UsageError: an unknown type.
@@ -78,6 +81,7 @@ def build_exporters(
             extra_attributes=kind.extra_attributes,
             dead_letters=None if folder is None else DeadLetters(folder),
             spill=None if spill is None else spill / folder_name(exporter_id),
+            told=None if told is None else told(exporter_id),
             resume_after=(cursors or {}).get(exporter_id, -1),
         )
     return destinations

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -52,6 +52,16 @@ ROUTED: Final = "route"
 SPILL_FULL: Final = "spill_full"
 
 _log = structlog.get_logger(__name__)
+
+
+class Told(Protocol):
+    """Keys of records that are told once, kept over restarts."""
+
+    def has(self, key: str) -> bool:
+        """Was it delivered before this process began?"""
+
+    def add(self, keys: Sequence[str]) -> None:
+        """They are delivered now."""
 
 
 @dataclass(slots=True)
@@ -149,11 +159,13 @@ class Destination:
         extra_attributes: Callable[[Outgoing], bytes] | None = None,
         dead_letters: DeadLetters | None = None,
         spill: Path | None = None,
+        told: Told | None = None,
         resume_after: int = -1,
     ) -> None:
         """`resume_after`: a `cursor` kept from an earlier run; what is offered up to it was delivered then.
 
         `spill`: a folder for what memory does not hold; without one a full queue is `is_full`.
+        `told`: which records with a key were delivered, whatever the cursor says: alerts go once.
 
         Raises:
             UsageError: the spill of an earlier run cannot be opened.
@@ -178,6 +190,7 @@ class Destination:
         self._failed_at = self._not_before = 0.0
         self._logged: dict[str, float] = {}  # reason → when it was last said
         self._threads: list[threading.Thread] = []
+        self._told = told
         self._spill_folder = spill
         self._spill: Spill | None = None
         self._spilling = False  # what comes goes to disk, behind what is there
@@ -232,6 +245,11 @@ class Destination:
         if position <= self._resume_after:
             known = [record for record in records if record.position <= self._resume_after]
             records = [record for record in records if record.position > self._resume_after]
+        if signal is Signal.LOGS and self._told is not None:
+            again = [record for record in records if record.key and self._told.has(record.key)]
+            if again:
+                known += again
+                records = [record for record in records if not (record.key and self._told.has(record.key))]
         wanted = signal in self.signals
         if wanted and self._extra is not None:
             records = [self._with_extra(record, self._extra(record)) for record in records]
@@ -629,6 +647,7 @@ class Destination:
             self._spill_problem = None
             spill.add(made)
             self._work_waits.notify()
+        self._note_told(load)  # the spill brings it there, whatever happens to us
         return True
 
     def _make_room(self, load: _Load, full: JournalFullError) -> bool:
@@ -685,11 +704,18 @@ class Destination:
             books.sent += load.items - rejected
             if rejected:
                 books.drop("rejected", rejected)
+        self._note_told(load)
         if rejected:
             self._tell("destination rejected records (partial success)", "rejected", f"{rejected} of {load.items}")
         elif recovered:
             self._logged.clear()
             _log.info("destination takes requests again", exporter=self.name)
+
+    def _note_told(self, load: _Load) -> None:
+        if self._told is not None and load.signal is Signal.LOGS and load.records is not None:
+            keys = [record.key for record in load.records if record.key]
+            if keys:
+                self._told.add(keys)
 
     def _drop(self, load: _Load, policy: str, message: str) -> None:
         kept = self._dead_letters is not None and self._dead_letters.put(load.signal, policy, load.payload)

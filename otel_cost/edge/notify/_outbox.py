@@ -339,6 +339,20 @@ class Outbox:
                 book.pending, book.oldest_ns = count, oldest
         return books
 
+    def mark(self, channel: str, keys: Iterable[str], now_ns: int) -> None:
+        """Remember what a channel that keeps its own queue has told: an exporter."""
+        with self._lock, self._db:
+            self._db.execute("begin immediate")
+            self._db.executemany(
+                "insert or ignore into told values (?, ?, ?)", [(key, channel, now_ns) for key in keys]
+            )
+
+    def marked(self, channel: str) -> set[str]:
+        """Every key that a channel has told."""
+        with self._lock:
+            rows = self._db.execute("select key from told where channel = ?", (channel,)).fetchall()
+        return {str(key) for (key,) in rows}
+
     def forget(self, now_ns: int) -> None:
         """Drop the keys of messages that no journal can tell again."""
         with self._lock:

@@ -23,6 +23,8 @@ from otel_cost.edge.export._patience import Patience
 from otel_cost.edge.export._queue import Destination
 from otel_cost.edge.export._settings import RetryOnFailure, SendingQueue, Spill
 from otel_cost.edge.export._spill import Spill as SpillFile
+from otel_cost.edge.notify._outbox import Outbox
+from otel_cost.edge.notify._told import ToldAlerts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -215,6 +217,30 @@ def test_a_full_spill_that_refuses_loses_nothing(start: Callable[..., Destinatio
     emptied(destination)
     assert sorted(map(int, backend.names())) == list(range(number))
     assert not destination.is_full
+
+
+def test_an_alert_that_was_delivered_is_not_sent_again_after_a_crash(tmp_path: Path) -> None:
+    """Its request is after the cursor, as it is when the process dies before the cursor is written down."""
+    outbox = Outbox(tmp_path / "outbox.sqlite")
+    settings = {"queue": SendingQueue(), "retry": RetryOnFailure()}
+    records_ = [
+        Outgoing(Signal.LOGS, 5, b"\x62\x01a", resource=Resource(), scope=Scope(), key="t/one"),
+        Outgoing(Signal.LOGS, 5, b"\x62\x01b", resource=Resource(), scope=Scope()),
+    ]
+    backends = []
+    for life in range(2):
+        backends.append(Fake())
+        destination = Destination("d", backends[-1], told=ToldAlerts(outbox, "d"), **settings)
+        destination.start()
+        destination.offer(records_)
+        assert destination.drain(10)
+        assert balanced(destination)
+        assert destination.books()[Signal.LOGS].dropped == ({"already_delivered": 1} if life else {})
+        destination.close()
+    assert b"\x62\x01a" in backends[0].requests[0]
+    assert b"\x62\x01a" not in backends[1].requests[0]
+    assert b"\x62\x01b" in backends[1].requests[0]
+    outbox.close()
 
 
 def test_what_waits_too_long_goes_to_disk_though_memory_has_room(start: Callable[..., Destination]) -> None:
