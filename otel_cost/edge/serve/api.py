@@ -30,7 +30,7 @@ from otel_cost.edge.serve.gate import Gate
 from otel_cost.edge.serve.hooks import hook_routes
 from otel_cost.edge.serve.openapi import document
 from otel_cost.edge.serve.outcomes import outcome_routes
-from otel_cost.edge.serve.pages import HERE, Pages
+from otel_cost.edge.serve.pages import HERE, Pages, page_routes
 from otel_cost.edge.serve.people import people_routes, with_people
 from otel_cost.edge.serve.upkeep import upkeep_routes
 from otel_cost.edge.serve.views import Views
@@ -79,7 +79,6 @@ def make_app(
     `door` and `local`: as in `Gate`. `redact_hook`: as in `hook_routes`.
     """
     views = Views(host)
-    pages = Pages(views)
 
     def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -128,7 +127,7 @@ def make_app(
     def alerts(request: Request) -> Response:
         since_ns, _ = _times(request)
         found = views.ledger.alerts(_count(request, "limit", 100) or 100, since_ns, request.query_params.get("tenant"))
-        return JSONResponse({"alerts": with_people(host, found)})
+        return JSONResponse({"alerts": with_people(host.outbox, found)})
 
     def loops(request: Request) -> Response:
         since_ns, _ = _times(request)
@@ -156,16 +155,9 @@ def make_app(
         tenant = request.query_params.get("tenant")
         return JSONResponse(await anyio.to_thread.run_sync(lambda: host.allow(told, tenant)))
 
-    def overview(request: Request) -> Response:
-        return pages.overview(request.query_params.get("since"), request.query_params.get("tenant"))
-
-    def run_page(request: Request) -> Response:
-        return pages.run(request.path_params["id"], request.query_params.get("tenant"))
-
     app = Starlette(
         routes=[
-            Route("/", overview),
-            Route("/runs/{id:path}", run_page),
+            *page_routes(Pages(views)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),

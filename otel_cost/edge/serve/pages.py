@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 from otel_cost.core.enrich.lines import rfc3339, usd
 from otel_cost.core.model.money import usd_to_nano
@@ -23,6 +24,7 @@ from otel_cost.edge.serve.when import instant_ns
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from starlette.requests import Request
     from starlette.responses import Response
 
     from otel_cost.edge.ledger import Row
@@ -34,6 +36,10 @@ _HOUR: Final = 3600 * 10**9
 _DAY: Final = 24 * _HOUR
 # What can be chosen, and how long one bar is.
 _SPANS: Final = {"24h": (_DAY, _HOUR), "7d": (7 * _DAY, 6 * _HOUR), "30d": (30 * _DAY, _DAY)}
+FOLD: Final = "rounds"
+_ROUNDS: Final = 3  # so often the same again is shown as one line
+_PERIOD: Final = 6  # steps of one round
+_ROWS: Final = 100
 _LINES: Final = 4000  # of one run's tree and calls; more no one reads, and no browser likes
 
 
@@ -66,6 +72,8 @@ class Pages:
             count=count,
             percent=percent,
             clock=clock,
+            dims=dims,
+            moment=moment,
             run_path=run_path,
             run_name=run_name,
             milliseconds=milliseconds,
@@ -110,6 +118,53 @@ class Pages:
             holes=[row for row in models if row["unpriced_calls"] or row["incomplete_calls"]][:8],
         )
 
+    def budgets(self, tenant: str | None) -> Response:
+        """Every budget's groups in the window that is running, the fullest first."""
+        rows = self._views.budgets(tenant)
+        return self._page(
+            "budgets.html",
+            tenant=tenant,
+            now=rfc3339(time.time_ns()),
+            rows=[(row, min(float(str(row["used_share"])), 1.0)) for row in rows],
+        )
+
+    def alerts(self, tenant: str | None) -> Response:
+        """What is firing, what was, who has it in hand, what is silenced."""
+        alerts = self._views.alerts(200, tenant)
+        firing = [alert for alert in alerts if alert["state"] == "firing" and alert["severity"] != "notice"]
+        shown = {alert["id"] for alert in firing}
+        return self._page(
+            "alerts.html",
+            tenant=tenant,
+            now=rfc3339(time.time_ns()),
+            firing=firing,
+            past=[alert for alert in alerts if alert["id"] not in shown],
+            silences=self._views.silences(tenant),
+        )
+
+    def workflows(self, since: str | None, tenant: str | None) -> Response:
+        """What each workflow costs, what its outcomes cost, and which have become dearer for good.
+
+        Raises:
+            UsageError: `since` is no time.
+        """
+        chosen = since or "30d"
+        now_ns = time.time_ns()
+        since_ns = None if chosen == "all" else instant_ns(chosen, now_ns)
+        ledger = self._views.ledger
+        spent = ledger.report(["workflow"], since_ns, tenant=tenant)
+        return self._page(
+            "workflows.html",
+            chosen=chosen,
+            spans=[*_SPANS, "all"],
+            tenant=tenant,
+            now=rfc3339(now_ns),
+            rows=_shares(spent)[:_ROWS],
+            outcomes=ledger.per_outcome(["workflow"], since_ns, tenant=tenant)[:_ROWS],
+            routes=ledger.per_outcome(["workflow", "model_route"], since_ns, tenant=tenant)[:_ROWS],
+            drift=[alert for alert in self._views.alerts(500, tenant) if alert["category"] == "drift"][:20],
+        )
+
     def run(self, run_or_trace_id: str, tenant: str | None) -> Response:
         """One run's story; 404 with a page for an unknown one."""
         run = self._views.run(run_or_trace_id, tenant)
@@ -119,7 +174,7 @@ class Pages:
             span_id: str(alert["category"]) for alert in run["alerts"] for span_id in alert["span_ids"] if span_id
         }
         tree, echoes = without_echoes(run["tree"])
-        branches = list(flat(tree))
+        branches = list(flat(folded(tree)))
         dearest = _nano(run["cost_usd"]) or 0
         models = [call for call in run["calls"] if call["kind"] != "tool" or call["cost_usd"] is not None]
         return self._page(
@@ -127,9 +182,11 @@ class Pages:
             run=run,
             now=rfc3339(time.time_ns()),
             tree=[
-                (depth, branch, _share(branch["subtree_usd"], dearest), blamed.get(branch["span_id"] or ""))
-                for depth, branch in branches[:_LINES]
+                (depth, branch, _share(branch["subtree_usd"], dearest), blamed.get(branch["span_id"] or ""), hidden)
+                for depth, branch, hidden in branches[:_LINES]
             ],
+            timeline=_timeline(run, dearest),
+            parts=[(name, usd_, _share(usd_, dearest)) for name, usd_ in _parts(run["sums"]) if usd_ != "0"],
             hidden=max(0, len(branches) - _LINES),
             echoes=echoes,
             calls=models[:_LINES],
@@ -151,6 +208,36 @@ class Pages:
 
     def _page(self, name: str, status: int = 200, **values: Any) -> Response:  # noqa: ANN401  # whatever it shows
         return HTMLResponse(self._templates.get_template(name).render(values), status)
+
+
+def page_routes(pages: Pages) -> list[Route]:
+    """Where the pages are."""
+
+    def asked(request: Request, name: str) -> str | None:
+        return request.query_params.get(name)
+
+    def overview(request: Request) -> Response:
+        return pages.overview(asked(request, "since"), asked(request, "tenant"))
+
+    def budgets(request: Request) -> Response:
+        return pages.budgets(asked(request, "tenant"))
+
+    def alerts(request: Request) -> Response:
+        return pages.alerts(asked(request, "tenant"))
+
+    def workflows(request: Request) -> Response:
+        return pages.workflows(asked(request, "since"), asked(request, "tenant"))
+
+    def run(request: Request) -> Response:
+        return pages.run(request.path_params["id"], asked(request, "tenant"))
+
+    return [
+        Route("/", overview),
+        Route("/budgets", budgets),
+        Route("/alerts", alerts),
+        Route("/workflows", workflows),
+        Route("/runs/{id:path}", run),
+    ]
 
 
 def _chart(spent: dict[int, int], first_ns: int, until_ns: int, length_ns: int) -> list[Bar]:
@@ -176,13 +263,108 @@ def _step(range_ns: int) -> int:
     return range_ns // 60 + 1
 
 
-def flat(tree: Sequence[Branch]) -> Iterator[tuple[int, Branch]]:
-    """Branches with their depth, each before what is below it."""
-    waiting = [(0, branch) for branch in reversed(tree)]
+def flat(tree: Sequence[Branch]) -> Iterator[tuple[int, Branch, bool]]:
+    """(depth, branch, hidden) of every branch, each before what is below it; hidden: inside a fold."""
+    waiting = [(0, branch, False) for branch in reversed(tree)]
     while waiting:
-        depth, branch = waiting.pop()
-        yield depth, branch
-        waiting.extend((depth + 1, child) for child in reversed(branch["children"]))
+        depth, branch, hidden = waiting.pop()
+        yield depth, branch, hidden
+        inside = hidden or branch["kind"] == FOLD
+        waiting.extend((depth + 1, child, inside) for child in reversed(branch["children"]))
+
+
+def folded(tree: Sequence[Branch]) -> list[Branch]:
+    """Rounds of a loop as one line: the same steps again and again, side by side, with the sum of what they cost."""
+    top: list[Branch] = []
+    waiting: list[tuple[Sequence[Branch], list[Branch]]] = [(tree, top)]
+    while waiting:
+        branches, target = waiting.pop()
+        names = [(one["kind"], one["name"], one["agent"]) for one in branches]
+        fresh: list[Branch] = []
+        for one in branches:
+            below: list[Branch] = []
+            waiting.append((one["children"], below))
+            fresh.append({**one, "children": below})
+        at = 0
+        while at < len(fresh):
+            period, rounds = _repeats(names, at)
+            end = at + period * rounds
+            target.extend(fresh[at:end] if rounds < _ROUNDS else [_fold(fresh[at:end], period, rounds)])
+            at = end
+    return top
+
+
+def _repeats(names: Sequence[object], at: int) -> tuple[int, int]:
+    """(period, rounds) of what repeats itself from here on, the longest stretch; (1, 1): nothing does."""
+    best = (1, 1)
+    for period in range(1, _PERIOD + 1):
+        rounds, shape = 1, names[at : at + period]
+        while names[at + rounds * period : at + (rounds + 1) * period] == shape:
+            rounds += 1
+        if rounds >= _ROUNDS and period * rounds > best[0] * best[1]:
+            best = (period, rounds)
+    return best
+
+
+def _fold(steps: Sequence[Branch], period: int, rounds: int) -> Branch:
+    costs = [_nano(one["subtree_usd"]) for one in steps]
+    known = [nano for nano in costs if nano is not None]
+    return {
+        **steps[0],
+        "span_id": None,
+        "call_id": None,
+        "kind": FOLD,
+        "name": f"{' → '.join(str(one['name']) for one in steps[:period])} × {rounds}",
+        "duration_ms": sum(one["duration_ms"] for one in steps),
+        "failed": any(one["failed"] for one in steps),
+        "status": None,
+        "self_usd": None,
+        "subtree_usd": usd(sum(known)) if known else None,
+        "children": list(steps),
+    }
+
+
+def _timeline(run: Row, dearest: int) -> list[dict[str, Any]]:
+    """What rules said and when, with what the run had cost by then."""
+    calls: Any = run["calls"]
+    spent = sorted((str(call["end_time"]), _nano(call["cost_usd"]) or 0) for call in calls)
+    alerts: Any = run["alerts"]
+    told = []
+    for alert in sorted(alerts, key=lambda one: int(one["at_unix_nano"])):
+        at = rfc3339(int(alert["at_unix_nano"]))
+        by_then = sum(nano for ended, nano in spent if ended <= at)
+        told.append(
+            {
+                "at": at,
+                "alert": alert,
+                "spent_usd": usd(by_then),
+                "share": by_then / dearest if dearest else 0.0,
+                "compared": _compared(alert["evidence"]),
+            }
+        )
+    return told
+
+
+def _compared(evidence: Row) -> str:
+    """The numbers that a rule compared, where it names them."""
+    if evidence.get("observed") is not None and evidence.get("threshold") is not None:
+        return f"{money(str(evidence['observed']))} of {money(str(evidence['threshold']))}"
+    for name in ("repeats", "times", "failures", "rounds"):
+        if evidence.get(name) is not None:
+            return f"{evidence[name]} {name}"
+    return ""
+
+
+def _parts(sums: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401  # `story.sums`
+    for name, key in (
+        ("carried context", "carried_usd"),
+        ("new input", "new_usd"),
+        ("output", "output_usd"),
+        ("fees", "fee_usd"),
+        ("other", "other_usd"),
+    ):
+        if sums["cost"].get(key) is not None:
+            yield name, sums["cost"][key]
 
 
 def _shares(rows: Iterable[Row]) -> list[tuple[Row, float]]:
@@ -234,6 +416,16 @@ def milliseconds(duration: float) -> str:
 def clock(instant: str) -> str:
     """`2026-11-23 14:05` of an RFC 3339 instant, UTC."""
     return instant[:16].replace("T", " ")
+
+
+def moment(unix_nano: str) -> str:
+    """`2026-11-23 14:05` of Unix nanoseconds, UTC."""
+    return clock(rfc3339(int(unix_nano)))
+
+
+def dims(values: Row) -> str:
+    """`team red, user ann` of a budget's group."""
+    return ", ".join(f"{name} {value or 'unattributed'}" for name, value in values.items()) or "everyone together"
 
 
 def run_name(run: Row) -> object:

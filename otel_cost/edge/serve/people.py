@@ -21,9 +21,12 @@ from otel_cost.edge.serve.when import instant_ns
 from otel_cost.quantities import Duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from starlette.requests import Request
 
     from otel_cost.edge.auth import Identity
+    from otel_cost.edge.notify._outbox import Outbox
     from otel_cost.edge.serve.views import Host
 
 _Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
@@ -81,9 +84,7 @@ def people_routes(host: Host) -> list[Route]:
     """`/v1/silences`, `/v1/silences/{id}`, `/v1/alerts/{id}/ack`."""
 
     def listed(request: Request) -> Response:
-        tenant = _tenant(request)
-        found = host.outbox.silences(time.time_ns())
-        return JSONResponse({"silences": [silence_json(one) for one in found if _is_of(one, tenant)]})
+        return JSONResponse({"silences": silences_of(host.outbox, _tenant(request))})
 
     async def add(request: Request) -> Response:
         given = await _body(request)
@@ -136,7 +137,7 @@ def people_routes(host: Host) -> list[Route]:
     ]
 
 
-def silence_json(one: Silence) -> dict[str, Any]:
+def silence_json(one: Silence) -> dict[str, object]:
     """A silence as the API shows it."""
     return {
         "id": one.id,
@@ -148,10 +149,15 @@ def silence_json(one: Silence) -> dict[str, Any]:
     }
 
 
-def with_people(host: Host, alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def silences_of(outbox: Outbox, tenant: str | None) -> list[dict[str, object]]:
+    """The silences that hold, for one tenant or for all."""
+    return [silence_json(one) for one in outbox.silences(time.time_ns()) if _is_of(one, tenant)]
+
+
+def with_people(outbox: Outbox, alerts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Alert lines with who has them in hand and which silence keeps them quiet."""
-    acknowledged, now_ns = host.outbox.acknowledged(), time.time_ns()
-    silences = host.outbox.silences(now_ns)
+    acknowledged, now_ns = outbox.acknowledged(), time.time_ns()
+    silences = outbox.silences(now_ns)
     told = []
     for alert in alerts:
         quiet = silencing(alert, silences, now_ns)

@@ -8,6 +8,7 @@ from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.core.model.event import DEFAULT_TENANT
 from otel_cost.edge.ledger import by_cost
 from otel_cost.edge.ledger.story import Row, story_of, told_run, with_outcomes
+from otel_cost.edge.serve.people import silences_of, with_people
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,6 +124,21 @@ class Views:
             for summary in mine
         )
         return sorted(rows, key=by_cost)
+
+    def budgets(self, tenant: str | None, limit: int = 200) -> list[Row]:
+        """Where the budgets stand; nothing while the engine is busy."""
+        try:
+            return self._host.budgets(tenant, limit)
+        except TimeoutError:
+            return []
+
+    def alerts(self, limit: int, tenant: str | None) -> list[Row]:
+        """Alert lines, the latest first, with what people have said of them."""
+        return with_people(self._host.outbox, self.ledger.alerts(limit, None, tenant))
+
+    def silences(self, tenant: str | None) -> list[Row]:
+        """Silences that hold."""
+        return silences_of(self._host.outbox, tenant)
 
     def runs(self, top: int, since_ns: int | None, until_ns: int | None, tenant: str | None) -> list[Row]:
         """The dearest runs, open and closed."""
