@@ -61,6 +61,13 @@ def ask(api: str, **told: object) -> dict[str, Any]:
     return said
 
 
+def export(service: Process, bodies: list[bytes]) -> None:
+    for body in bodies:
+        headers = {"content-type": "application/json"}
+        post = urllib.request.Request(f"http://{service.http}/v1/traces", body, headers, method="POST")
+        urllib.request.urlopen(post, timeout=10).close()
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path, Path, list[bytes]]:
     """Rules to be tested, a config with the live ones, the input as a file, and as bodies."""
@@ -85,11 +92,7 @@ def test_a_backtest_says_what_the_service_says_under_the_same_rules(
     folder.mkdir()
     service = Process(folder, f"rules: [{strict}]\n")
     try:
-        for body in bodies:
-            post = urllib.request.Request(
-                f"http://{service.http}/v1/traces", body, {"content-type": "application/json"}, method="POST"
-            )
-            urllib.request.urlopen(post, timeout=10).close()
+        export(service, bodies)
         until(lambda: len(service.get("/v1/alerts?limit=1000")["alerts"]) >= len(expected))
         live = service.get("/v1/alerts?limit=1000")["alerts"]
         assert {facts(alert) for alert in live} == expected
@@ -238,11 +241,7 @@ def test_over_the_ledger_it_says_what_it_says_over_the_files(
     service = Process(folder, f"rules: [{tmp_path / 'live.yaml'}]\nengine: {{settle: 0s, idle: 1s}}\n")
     told = []
     try:
-        for body in bodies:
-            post = urllib.request.Request(
-                f"http://{service.http}/v1/traces", body, {"content-type": "application/json"}, method="POST"
-            )
-            urllib.request.urlopen(post, timeout=10).close()
+        export(service, bodies)
         until(lambda: [run["open"] for run in service.get("/v1/runs?top=100")["runs"]] == [False] * 4, 60)
         where = ["--rules", stored, "-c", config, "--data-dir", service.data]
         told.append(backtest(capsys, *where))
@@ -279,11 +278,7 @@ def test_over_the_ledger_rules_that_ask_for_what_is_not_kept_are_refused_by_name
     folder.mkdir()
     service = Process(folder, "engine: {settle: 0s, idle: 1s}\n")
     try:
-        for body in bodies:
-            post = urllib.request.Request(
-                f"http://{service.http}/v1/traces", body, {"content-type": "application/json"}, method="POST"
-            )
-            urllib.request.urlopen(post, timeout=10).close()
+        export(service, bodies)
         until(lambda: [run["open"] for run in service.get("/v1/runs")["runs"]] == [False] * 3, 60)
     finally:
         service.stop()
