@@ -73,6 +73,8 @@ def _span(span: SpanEvent) -> Step | None:
     if known is None:
         return read_span(span, dialect=DIALECT, convention=Basis.INCLUSIVE, fields=_FIELDS)
     kind, operation = known
+    if span.scope.name == _LLAMA_INDEX and kind is Kind.INFERENCE and "._" in span.name:
+        return None  # a method that only prepares a call, told as one
     if kind is Kind.AGENT and span.scope.name == _OPENAI_AGENTS and not text(attributes, *_AGENT_NAMES):
         kind, operation = Kind.WORKFLOW, "invoke_workflow"  # the run around its agents
     agent = _langchain_agent(attributes)
@@ -226,6 +228,7 @@ def _langchain_agent(attributes: Attributes) -> str | None:
 
 
 DIALECT: Final = "openinference"
+_LLAMA_INDEX: Final = "openinference.instrumentation.llama_index"
 
 register(
     Dialect(

@@ -127,3 +127,10 @@ def test_logfire_tells_a_stream_at_its_end_and_its_request_span_is_plumbing(span
     assert normalise_span(span_of(told, scope="logfire.openai", error="429")) is not None
     ended = told | COUNTS | {"logfire.span_type": "log", "duration": 0.5}
     assert normalise_span(span_of(ended, scope="logfire.openai")) is not None
+
+
+def test_llama_index_prepares_a_call_and_that_is_none(span_of) -> None:
+    told = {"openinference.span.kind": "LLM", "llm.model_name": "claude-mint"}
+    scope = "openinference.instrumentation.llama_index"
+    assert normalise_span(span_of(told, scope=scope, name="OpenAI._prepare_chat_with_tools")) is None
+    assert normalise_span(span_of(told, scope=scope, name="OpenAI.achat")) is not None
