@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import ormsgpack
+
 from otel_cost.core.assemble import summary
 from otel_cost.core.assemble.run import Change
 from otel_cost.core.assemble.runs import Caps, Runs
@@ -322,7 +324,7 @@ class Engine:
 
     def keep_standing(self) -> bytes:
         """What rules about loops have decided and still stands; budgets are counted again at a start."""
-        return self._standing.keep(self._deciding)
+        return ormsgpack.packb([self._standing.keep(self._deciding), self._escalation.keep()])
 
     def retell(self, step: Step, now_ns: int) -> None:
         """Take in a step that was written down before: without its content, and with whom it was for as it was said."""
@@ -361,7 +363,12 @@ class Engine:
 
     def restore_standing(self, kept: bytes, until_ns: int) -> None:
         """After a restart: let it stand again. The runs it came from are closed, so nothing but time ends it."""
-        self._standing.restore(kept, self._deciding, until_ns)
+        try:
+            standing, escalation = ormsgpack.unpackb(kept)
+        except (ValueError, TypeError):
+            return  # of another version
+        self._escalation.restore(escalation)
+        self._standing.restore(standing, self._deciding, until_ns)
 
     def advance(self, now_ns: int) -> None:
         """Let time pass: what has settled goes on and is written, what is idle is closed."""

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import ormsgpack
+
 from otel_cost.core.decide import ALLOWED, CALLS, Decision, Verb, carried
 from otel_cost.core.decide.words import decisions_of
 from otel_cost.core.failures import ways_of
@@ -39,6 +41,7 @@ _MOST_KEPT: Final = 1_000  # models used, failures, of one run
 _MODEL_EVENTS: Final = frozenset({"session_start", "prompt", "agent_start", "before_model"})
 _GATES: Final = _MODEL_EVENTS | CALLS
 _END_NS: Final = 2**63 - 1
+_VERSION: Final = 1
 
 
 class Used(NamedTuple):
@@ -150,16 +153,46 @@ class Escalation:
             self._fail(self._state(run.tenant, _keys_of(run)), alert.id, Failure(alert.at_ns, "", names))
 
     def forget(self, run: Run, now_ns: int) -> Iterator[Alert]:
-        """The run is over."""
+        """The run is over, and its alerts with it; what is known of it stays for a while, should it go on."""
         if not self._rules:
             return
-        state = self._states.get((run.tenant, _keys_of(run)[0])) if _keys_of(run) else None
+        state = self._states.get((run.tenant, _keys_of(run)[0]))
         if state is None:
             return
-        for key in state.keys:
-            self._states.pop(key, None)
         for alert in (*state.told.values(), *state.refused.values()):
             yield replace(alert, id=f"{alert.id}-resolved", state="resolved", at_ns=now_ns)
+        state.told, state.refused = {}, {}
+
+    # --- over a restart -----------------------------------------------------------------------------------------------
+
+    def keep(self) -> bytes:
+        """What is known of runs, for `restore` in another process. Hashes and names only."""
+        states = [
+            [
+                sorted(state.keys),
+                [list(one) for one in state.used],
+                [[key, one.at_ns, one.agent, sorted(one.names), one.model] for key, one in state.failures.items()],
+                sorted(state.errors),
+                state.asks_models,
+            ]
+            for state in dict.fromkeys(self._states.values())
+            if state.used or state.failures
+        ]
+        return ormsgpack.packb([_VERSION, states])
+
+    def restore(self, kept: bytes) -> None:
+        """Know again what was kept; nothing of another version of it."""
+        try:
+            version, states = ormsgpack.unpackb(kept)
+            for keys, used, failures, errors, asks_models in states if version == _VERSION and self._rules else ():
+                state = self._state(keys[0][0], [key for _, key in keys])
+                state.used = sorted(Used(*one) for one in used)
+                state.failures = {
+                    key: Failure(at, who, frozenset(names), model) for key, at, who, names, model in failures
+                }
+                state.errors, state.asks_models = set(errors), asks_models
+        except (ValueError, TypeError, IndexError):
+            return
 
     # --- the answer ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +218,8 @@ class Escalation:
             told, seen = self._ground(rule, state, _END_NS)
             if seen >= rule.count:
                 continue
-            alert = self._alert(rule, event.tenant, run.id if run else event.session, model, told, seen)
+            whose = run.id if run is not None else event.session or event.trace_id.hex()
+            alert = self._alert(rule, event.tenant, whose, model, told, seen)
             alert = replace(alert, at_ns=event.received_ns, evidence=self._seen_so_far(alert, run))
             exception = self._exemptions.covers(rule.name, get, event.received_ns)
             if exception is not None:
@@ -194,7 +228,7 @@ class Escalation:
             words = [self._word(state, rule, decision, event) for decision, _ in decisions_of(alert, rule.actions)]
             words = [word for word in words if word.verb is not Verb.ALLOW]
             (shadow if rule.mode is Mode.SHADOW else spoken).extend(words)
-            if words and rule.name not in state.refused:
+            if words and whose and rule.name not in state.refused:
                 asked = hashlib.blake2b(f"{alert.fingerprint} asked".encode(), digest_size=8).hexdigest()
                 state.refused[rule.name] = refused = replace(
                     alert,

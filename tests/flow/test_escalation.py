@@ -269,3 +269,24 @@ def test_an_evaluation_that_says_no_is_a_failure_and_one_that_says_yes_after_all
     assert agent.asks("strong-5") == "allow"
     agent.stage.engine.learn(replace(news, value=Result.SUCCESS, at_ns=news.at_ns + 1))
     assert agent.asks("strong-5") == "downgrade"
+
+
+def test_what_is_known_of_a_run_outlives_the_process_and_its_run() -> None:
+    agent = Agent()
+    agent.asks("nano-1")
+    agent.fails()
+    agent.fails()
+    agent.stage.engine.close(agent.now_ns)
+    kept = agent.stage.engine.keep_standing()
+    again = Agent(now_ns=agent.now_ns)
+    assert again.asks("strong-5") == "downgrade"
+    again = Agent(now_ns=agent.now_ns)
+    again.stage.engine.restore_standing(kept, agent.now_ns + HOUR)
+    assert again.asks("strong-5") == "allow"
+    again.stage.engine.restore_standing(b"nonsense", agent.now_ns + HOUR)
+    assert again.asks("strong-5") == "allow"
+
+
+def test_an_answer_that_allows_bears_the_rules_too() -> None:
+    agent = Agent()
+    assert agent.says("before_tool", tool="x")["evidence"]["rules_hash"] == agent.stage.engine.rules.hash

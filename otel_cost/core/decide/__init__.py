@@ -110,10 +110,10 @@ def carried(decision: Decision, event: HookEvent) -> Decision:
     verb = decision.verb
     while str(verb) not in event.carries:
         if str(verb) in event.ever or verb not in {*_FALLBACK, Verb.DOWNGRADE}:
-            return replace(ALLOWED, shadow=decision.shadow, outage=decision.outage)
+            return replace(ALLOWED, shadow=decision.shadow, outage=decision.outage, rules=decision.rules)
         if verb is Verb.ASK and event.event not in CALLS:
             # A refused tool lets the agent think again; a refused model call would be the end of its run.
-            return replace(ALLOWED, shadow=decision.shadow, outage=decision.outage)
+            return replace(ALLOWED, shadow=decision.shadow, outage=decision.outage, rules=decision.rules)
         verb = decision.otherwise if verb is Verb.DOWNGRADE else _FALLBACK[verb]
     return decision if verb is decision.verb else replace(decision, verb=verb)
 
