@@ -44,7 +44,7 @@ def serve(
         with contextlib.suppress(OtelCostError):  # the log has it; what was in force still is
             service.reload()
     service.stop()
-    # Everything is written and closed. Taking a million objects apart one by one would only keep who waits for the exit.
+    # Everything is written and closed. Taking a million objects apart one by one would only keep people waiting.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -190,7 +190,7 @@ class EngineConfig(_Part):
     idle: Duration = 30 * 60 * SECOND_NS  # a run without news for so long is closed
     trace_timeout: Duration = 60 * SECOND_NS  # where `routes` are given: how long a trace waits for its root
     max_open_spans: Annotated[int, Field(gt=0)] = 2_000_000
-    max_open_steps: Annotated[int, Field(gt=0)] = 400_000
+    max_open_steps: Annotated[int, Field(gt=0)] = 120_000
     memory_soft_limit: Size | None = None  # bytes of the process at which new requests wait; three quarters of all
 
 

@@ -44,7 +44,7 @@ class Change:
     new: Call | None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Run:
     """One run: the traces that share a conversation, or one trace. `charge` prices a speaking step."""
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from weakref import ref
 
 from otel_cost.core.assemble.join import REPEATABLE, guess_key, may_be_one
 from otel_cost.core.assemble.meter import HOUR_NS, Meter
@@ -35,11 +38,16 @@ class Archive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What open runs may take. Beyond it the run that was quiet longest is closed, whatever its age."""
+    """What open runs may take. Beyond it the run that was quiet longest is closed, whatever its age.
+
+    But for one that has just been at work: it would be woken by its next span. A
+    step and what is kept with it take about 4 kB, a span that is no step 50 bytes.
+    """
 
     idle_ns: int = 30 * 60 * 10**9
+    busy_ns: int = 10 * 10**9
     open_spans: int = 2_000_000
-    open_steps: int = 400_000
+    open_steps: int = 120_000
 
 
 # An SDK's own root trace and the framework's span of the same call come within one export interval of each other.
@@ -65,7 +73,10 @@ class Runs:
         self._by_key: dict[tuple[str, str | bytes], Run] = {}
         self._keys: dict[Run, list[tuple[str, str | bytes]]] = {}
         # Root-level model spans and what they could be twins of, over all runs: (tenant, tokens) → places.
-        self._twins: OrderedDict[tuple[str, tuple[str, int, int]], list[tuple[Run, Step]]] = OrderedDict()
+        # Weakly: a run that is closed is not to be kept in memory by what it once said.
+        self._twins: OrderedDict[tuple[str, tuple[str, int, int]], list[tuple[ref[Run], Step]]] = OrderedDict()
+        self._positions: list[tuple[int, int, ref[Run]]] = []  # heap; what is no longer so is dropped when it comes up
+        self._order = count()
         self._united: list[tuple[Run, Run]] = []
         # Runs with usage that metrics tell, by when the first of it came; and of runs that nobody wrote down, how far
         # their series had been counted.
@@ -183,8 +194,7 @@ class Runs:
             found = run if found is None else self._unite(found, run)
         if found is None:
             found = Run(tenant, self._charge, position)
-            self._open[found] = None
-            self._keys[found] = []
+            self._opened(found)
         for key in keys:
             if self._by_key.get(key) is not found:
                 self._by_key[key] = found
@@ -196,8 +206,7 @@ class Runs:
         if run is None:
             return None
         run.position = position
-        self._open[run] = None
-        self._keys[run] = []
+        self._opened(run)
         for trace_id, trace in run.traces.items():
             self._claim(run, trace_id)
             self.spans += trace.parents.count
@@ -212,6 +221,14 @@ class Runs:
         self.steps += len(run.steps)
         return run
 
+    def _opened(self, run: Run) -> None:
+        self._open[run] = None
+        self._keys[run] = []
+        self._needs(run)
+
+    def _needs(self, run: Run) -> None:
+        heappush(self._positions, (run.position, next(self._order), ref(run)))
+
     def _claim(self, run: Run, key: str | bytes) -> None:
         if (run.tenant, key) not in self._by_key:
             self._by_key[run.tenant, key] = run
@@ -220,7 +237,10 @@ class Runs:
     def _unite(self, a: Run, b: Run) -> Run:
         if len(a.steps) < len(b.steps):
             a, b = b, a
+        before = a.position
         a.absorb(b)
+        if a.position != before:
+            self._needs(a)
         for key in self._keys.pop(b):
             self._by_key[key] = a
             self._keys[a].append(key)
@@ -249,7 +269,7 @@ class Runs:
             bucket = self._twins[slot] = []
             if len(self._twins) > _GUESS_WINDOW:
                 self._twins.popitem(last=False)
-        bucket.append((run, step))
+        bucket.append((ref(run), step))
         del bucket[:-64]
         if not step.parent_id:
             # What a root encloses came before it, when it was not known that nothing else is above.
@@ -260,9 +280,11 @@ class Runs:
     def _match(self, run: Run, step: Step) -> Run:
         key = guess_key(step)
         bucket = None if key is None else self._twins.get((step.tenant, key))
-        for other, theirs in bucket or ():
+        for known, theirs in bucket or ():
+            other = known()
             if (
-                other is not run
+                other is not None
+                and other is not run
                 and other in self._open
                 and may_be_one(step, theirs)
                 and (run.stands_alone(step) or other.stands_alone(theirs))
@@ -285,7 +307,7 @@ class Runs:
         while self._open:
             run = next(iter(self._open))
             over = self.spans > self._caps.open_spans or self.steps > self._caps.open_steps
-            if not over and run.active_ns + self._caps.idle_ns > now_ns:
+            if run.active_ns + (self._caps.busy_ns if over else self._caps.idle_ns) > now_ns:
                 return
             yield run
             self.forget(run)
@@ -306,7 +328,13 @@ class Runs:
 
     def position(self) -> int | None:
         """The oldest journal position that an open run still needs; None: nothing is open."""
-        return min((run.position for run in self._open), default=None)
+        while self._positions:
+            position, _, known = self._positions[0]
+            run = known()
+            if run is not None and run in self._open and run.position == position:
+                return position
+            heappop(self._positions)
+        return None
 
 
 def _sender_key(sender: Sender) -> str:

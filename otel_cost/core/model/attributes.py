@@ -83,7 +83,7 @@ class RawAttributes:
         if values is not None:
             return values
         values = self._values = {}
-        encoded, learnt = self._encoded, _LEARNT
+        encoded, learnt, texts_ = self._encoded, _LEARNT, _TEXTS
         for key in encoded:
             wanted = learnt.get(key)
             if wanted is None:
@@ -94,7 +94,13 @@ class RawAttributes:
                 if 2 <= size < _ONE_BYTE:
                     tag = raw[0]
                     if tag == _STRING_TAG and raw[1] == size - 2:
-                        values[key] = raw[2:].decode()
+                        if size > _REPEATING:
+                            values[key] = raw[2:].decode()
+                            continue
+                        said = texts_.get(raw)
+                        if said is None:
+                            said = _remember(raw)
+                        values[key] = said
                         continue
                     if tag == _INT_TAG and size <= _SHORT_INT:
                         values[key] = decode_value(raw)
@@ -122,6 +128,19 @@ class RawAttributes:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._encoded)
+
+
+def _remember(raw: bytes) -> str:
+    """A short text: names of models, tools and agents repeat, and are kept in memory once."""
+    if len(_TEXTS) >= _MOST_TEXTS:
+        _TEXTS.clear()
+    said = _TEXTS[raw] = raw[2:].decode()
+    return said
+
+
+_TEXTS: Final[dict[bytes, str]] = {}
+_MOST_TEXTS: Final = 16_384
+_REPEATING: Final = 40  # bytes
 
 
 def ask(*keys: str, prefixes: Iterable[str] = ()) -> None:

@@ -393,10 +393,15 @@ class Items(Sequence[Item]):
         self._made: tuple[Item, ...] | None = None
 
     def _all(self) -> tuple[Item, ...]:
-        if self._made is None:
+        made = self._made
+        if made is None:
             lines = self._band.lines(self._usage)
-            self._made = () if isinstance(lines, Reason) else items_of(lines, self._nano)
-        return self._made
+            made = self._made = () if isinstance(lines, Reason) else items_of(lines, self._nano)
+        return made
+
+    def forget(self) -> None:
+        """Nobody will look soon: they are made again when somebody does."""
+        self._made = None
 
     @overload
     def __getitem__(self, index: int) -> Item: ...

@@ -29,6 +29,7 @@ from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
 from otel_cost.core.outcomes import judge, outcome_json, outcome_of, reaching
 from otel_cost.core.per_outcome import ROUTE, Part, cost_per_outcome
+from otel_cost.core.price.book import Items
 from otel_cost.edge.ledger import ATTRIBUTE, LedgerUnavailableError, Row, checked_dimensions
 from otel_cost.edge.ledger.story import story, told_run, with_outcomes
 from otel_cost.errors import UsageError
@@ -541,7 +542,10 @@ class DuckDbLedger:
 
     def _remember(self, batch: Batch, written: list[tuple[str, Call]]) -> None:
         for word in written:
-            self._written[word[1].id] = word
+            call = word[1]
+            self._written[call.id] = word
+            if isinstance(call.charge.items, Items):
+                call.charge.items.forget()
         for _, call_id in (key for key, word in batch.calls.items() if word is None):
             self._written.pop(call_id, None)
         for key, run in batch.closed.items():
