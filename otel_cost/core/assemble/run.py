@@ -85,7 +85,7 @@ class Run:
     _adrift: dict[Step, None] = field(default_factory=dict)  # steps with usage whose parents have not all come
     _below: dict[Step, list[int]] = field(default_factory=dict)  # agent → (nano, priced calls) of what is below it
     _shares: dict[str, tuple[tuple[Step, ...], int]] = field(default_factory=dict)  # call → where it is in `_below`
-    _moved: set[str] = field(default_factory=set)  # calls that `_below` does not hold as they are now
+    moved: set[str] = field(default_factory=set)  # calls that `_below` does not hold as they are now
     _metered: dict[str, Step] = field(default_factory=dict)  # calls that only metrics tell of
     _by_tool: bool = False  # a hook told of a tool call without naming it
     _near: bool = False  # a hook told of a tool call by an id that others may not know
@@ -276,7 +276,7 @@ class Run:
         component = self._component.get(step)
         if component is None:
             return
-        self._moved.update([call.id for call in component.calls])
+        self.moved.update([call.id for call in component.calls])
         if step.rollup:
             if before is None or place.model != before.model:
                 self._bill_again(step)
@@ -472,19 +472,19 @@ class Run:
         name = call.id
         self.calls[name] = call
         self.trace(call.trace_id).calls[name] = call
-        self._moved.add(name)
+        self.moved.add(name)
         self.changes.append(Change(before, call))
 
     def _keep(self, call: Call) -> None:
         """A call of a run that this one took over; whatever changes of it is to be told."""
         self.calls.setdefault(call.id, call)
-        self._moved.add(call.id)
+        self.moved.add(call.id)
         self.trace(call.trace_id).calls.setdefault(call.id, call)
 
     def _drop(self, call: Call) -> None:
         if self.calls.get(call.id) is call:
             del self.calls[call.id]
-            self._moved.add(call.id)
+            self.moved.add(call.id)
             self.trace(call.trace_id).calls.pop(call.id, None)
             self.changes.append(Change(call, None))
 
@@ -592,7 +592,7 @@ class Run:
     def subtree_nano(self, agent: Step) -> int | None:
         """What the calls below an agent cost, nano-USD; None where none of them is priced."""
         below = self._below
-        for name in self._moved:
+        for name in self.moved:
             agents, nano = self._shares.pop(name, ((), 0))
             for above in agents:
                 known = below[above]
@@ -606,7 +606,7 @@ class Run:
                 known = below.setdefault(above, [0, 0])
                 known[0] += cost
                 known[1] += 1
-        self._moved.clear()
+        self.moved.clear()
         nano, priced = below.get(agent, (0, 0))
         return nano if priced else None
 

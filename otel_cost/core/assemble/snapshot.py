@@ -19,14 +19,14 @@ from otel_cost.core.assemble.meter import Meter
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.model.charge import Charge, Item
 from otel_cost.core.model.money import Rate
-from otel_cost.core.model.step import Step, Terms
+from otel_cost.core.model.step import STANDARD_TERMS, Step, Terms
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind, Reason, Source, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-VERSION: Final = 1
+VERSION: Final = 2  # 1 had a row for each step, with the name of every field once in `fields`
 _CONTENT: Final = frozenset({"arguments", "result", "error_message", "output_text"})
 _STEP_FIELDS: Final = tuple(field.name for field in fields(Step) if field.name not in _CONTENT)
 _STEP_VALUES: Final = attrgetter(*_STEP_FIELDS)
@@ -39,7 +39,6 @@ def freeze(run: Run) -> bytes:
     spans = {(step.trace_id, step.span_id): index for index, step in enumerate(run.steps) if step.span_id}
     state = {
         "version": VERSION,
-        "fields": _STEP_FIELDS,
         "tenant": run.tenant,
         "active_ns": run.active_ns,
         "sessions": sorted(run.sessions),
@@ -54,7 +53,7 @@ def freeze(run: Run) -> bytes:
             trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes()
             for trace in run.traces.values()
         },
-        "steps": [_STEP_VALUES(step) for step in run.steps],
+        **_columns(run),
         "calls": [
             {
                 "id": call.id,
@@ -77,7 +76,7 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
         ValueError: the snapshot is of a version this program does not know.
     """
     state = ormsgpack.unpackb(zlib.decompress(frozen))
-    if state["version"] != VERSION:
+    if state["version"] not in {1, VERSION}:
         message = f"snapshot version {state['version']} is not {VERSION}"
         raise ValueError(message)
     run = Run(state["tenant"], charge, position, active_ns=state["active_ns"])
@@ -92,7 +91,7 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
         trace = run.trace(bytes.fromhex(trace_id))
         for span, parent in zip(words[::2], words[1::2], strict=True):
             trace.add_span(span, parent)
-    steps = [_step_back(dict(zip(state["fields"], values, strict=True))) for values in state["steps"]]
+    steps = [_step_back(said) for said in _rows(state)]
     for step in steps:
         if step.span_id:
             run.trace(step.trace_id).steps.setdefault(int.from_bytes(step.span_id, "big"), step)
@@ -115,9 +114,36 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
     run.wasted.update(state["wasted"])
     run.told.update(state["told"])
     run.carrier.update(state["carrier"])
+    run.moved.update(run.calls)
     run.changes.clear()
     run.moves.clear()
     return run
+
+
+def _columns(run: Run) -> dict[str, object]:
+    """The steps field by field: nearly every field is the same in all steps of a run, and told once."""
+    steps = run.steps
+    columns = zip(_STEP_FIELDS, zip(*map(_STEP_VALUES, steps), strict=True), strict=True) if steps else ()
+    same: dict[str, object] = {}
+    told: dict[str, object] = {}
+    for name, values in columns:
+        first = values[0]
+        if values.count(first) == len(values):
+            same[name] = first
+        else:
+            told[name] = values
+    return {"count": len(steps), "same": same, "columns": told}
+
+
+def _rows(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The steps of a snapshot, each as its fields."""
+    if state["version"] == 1:
+        for values in state["steps"]:
+            yield dict(zip(state["fields"], values, strict=True))
+        return
+    columns = state["columns"]
+    for index in range(state["count"]):
+        yield state["same"] | {name: values[index] for name, values in columns.items()}
 
 
 def _plain(value: object) -> object:
@@ -130,9 +156,9 @@ def _plain(value: object) -> object:
 
 
 def _told(value: Usage | Terms) -> dict[str, object]:
-    return {
-        field.name: item for field in fields(value) if (item := getattr(value, field.name)) is not None and item != ()
-    }
+    if value is STANDARD_TERMS:
+        return {}
+    return {name: item for name in value.__slots__ if (item := getattr(value, name)) is not None and item != ()}
 
 
 def _step_back(said: dict[str, Any]) -> Step:
