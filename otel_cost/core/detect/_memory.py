@@ -81,6 +81,8 @@ class Memory:
             if traits.instruction is None and delegates(step.tool or ""):
                 return  # "transferred to B" is no result
             outcome = traits.outcome
+            if traits.infrastructure and traits.failed:
+                outcome = b"on the way %d" % self.calls  # the same fault is no result; `retry_storm` counts it
             if outcome is None and traits.size is not None:
                 outcome = keyed(f"{step.tool}\0{traits.size}")
             if outcome is None and self.tells and traits.call is not None:
@@ -205,7 +207,14 @@ class Memory:
 
 
 def near_calls(one: Traits, two: Traits) -> bool:
-    """Are the arguments nearly the same? Not known where either has none."""
-    if one.sketch is None or two.sketch is None:
+    """Are the arguments nearly the same? Not known where either has none.
+
+    Thoughts and plans are answered alike whatever they say. Of what is refused, or brings nothing, it does
+    not matter which number was tried; of what is refused, nor whether one more path was named. But nothing
+    said is well done where something is written.
+    """
+    if one.sketch is None or two.sketch is None or two.verb == "plan":
         return False
-    return one.sketch.near(two.sketch, loose=one.negative and two.negative)
+    refused = one.refused and two.refused
+    nothing = one.nothing and two.nothing and two.verb != "write"
+    return one.sketch.near(two.sketch, loose_names=refused, loose_numbers=refused or nothing)

@@ -79,13 +79,20 @@ def error_shape(text: str) -> str:
     return " ".join(" ".join(dict.fromkeys(folded)).translate(_QUOTES).split())
 
 
+_TOLD: Final = 3
+
+
 def _telling(lines: list[str]) -> list[str]:
     """The last three lines that say what went wrong; a bare heading ("ERROR:") brings the line below it."""
     told: list[str] = []
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+    below = ""
+    for line in reversed(lines):
         if _TELLING.search(line):
             told.append(f"{line} {below}" if line.rstrip().endswith(":") else line)
-    return told[-3:]
+            if len(told) == _TOLD:
+                break
+        below = line
+    return told[::-1]
 
 
 def _fold(found: re.Match[str]) -> str:

@@ -84,18 +84,22 @@ class Sketch:
         numbers = [word for word in words if word.isdigit()]
         self.numbers = crc32(b" ".join(numbers)) if numbers else 0
 
-    def near(self, other: Sketch, least: float = NEAR, *, loose: bool = False) -> bool:
+    def near(
+        self, other: Sketch, least: float = NEAR, *, loose_names: bool = False, loose_numbers: bool = False
+    ) -> bool:
         """Do both name the same things and share at least `least` of their words (Dice)?
 
-        `loose`: what came back was nothing or a refusal, so that another number, or one more path, changes nothing.
+        `loose_names`, `loose_numbers`: one more path or another number makes it no other thing.
         """
         if self.exact != other.exact:
             return False
         if self.words == other.words:
             return True
-        if not loose and (self.numbers != other.numbers or self.names != other.names):
+        if not loose_numbers and self.numbers != other.numbers:
             return False
         if self.names != other.names:
+            if not loose_names:
+                return False
             mine, theirs = frozenset(array("I", self.names)), frozenset(array("I", other.names))
             if len(mine & theirs) < _SHARED_NAMES * len(mine | theirs):
                 return False

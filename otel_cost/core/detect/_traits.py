@@ -40,8 +40,9 @@ class Traits:
         "infrastructure",
         "instruction",
         "named",
-        "negative",
+        "nothing",
         "outcome",
+        "refused",
         "size",
         "sketch",
         "target",
@@ -56,7 +57,8 @@ class Traits:
     outcome: bytes | None  # tool and what came back: the error's shape, else the result's
     error: bytes | None  # the error's shape; None: not failed, or nothing is told about it
     failed: bool  # says so, or its result reads so: some harnesses report a failing command as a success
-    negative: bool  # what came back was nothing, or a refusal
+    nothing: bool  # what came back was nothing
+    refused: bool  # it was a refusal: it failed, or its short answer says so
     vague: bool  # of the error only a type is told, which many different errors share
     infrastructure: bool  # failed on the way there (429, 5xx, timeout)
     failures: int | None  # failing tests that the result reports
@@ -75,7 +77,7 @@ class Traits:
         self.named = ()
         self.words = frozenset()
         self.failed, self.verb, self.chant = failed, "", 0
-        self.infrastructure = self.vague = self.whole = self.negative = False
+        self.infrastructure = self.vague = self.whole = self.nothing = self.refused = False
         if step.kind is Kind.TOOL:
             self._read_tool(step)
         elif step.kind in MODEL_KINDS:
@@ -104,7 +106,11 @@ class Traits:
                 self.failed = True
         elif step.result_size is not None:
             self.size = step.result_size
-        self.negative = self.failed or (result is not None and _reads_negative(result, self.verb))
+        self.refused = self.failed
+        if result is not None and not self.failed and len(result) <= _REFUSAL_CHARS:
+            answer = result.strip().lower()
+            self.nothing = answer in _NOTHING
+            self.refused = not self.nothing and any(word in answer for word in _REFUSALS)
         if self.failed:
             said = step.error_message
             told_more = result and (said is None or said == step.error_type or is_generic(said))
@@ -208,16 +214,6 @@ _REFUSALS: Final = (
 )
 _NOTHING: Final = frozenset({"", "0", "[]", "{}", "()", "no", "none", "null", "nil", "false", "nan", "n/a", "-1"})
 _REFUSAL_CHARS: Final = 400
-
-
-def _reads_negative(result: str, verb: str) -> bool:
-    """Is a result a refusal, or nothing? Of a tool that writes, nothing said is well done."""
-    if len(result) > _REFUSAL_CHARS:
-        return False
-    said = result.strip().lower()
-    if said in _NOTHING:
-        return verb != "write"
-    return any(word in said for word in _REFUSALS)
 
 
 _CHUNK: Final = 50

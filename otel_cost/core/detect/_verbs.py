@@ -97,7 +97,16 @@ _COMMANDS: Final = (
 )
 
 
+# Commands that change and check nothing: most of what agents call in a shell. A plain one needs no closer look.
+_LOOKS: Final = frozenset(
+    ("ls", "cat", "head", "tail", "grep", "rg", "wc", "pwd", "echo", "cd", "file", "stat", "tree", "which", "du", "ps")
+)
+
+
 def command_verb(command: str) -> str:
     """What a shell command (or an editor's sub-command) does, guessed from its words; "" where they do not say."""
     command = command[:200]
+    words = command.split(None, 1)
+    if words and words[0] in _LOOKS and not any(sign in command for sign in ";&|>`$\n"):
+        return ""
     return next((verb for verb, words in _COMMANDS if words.search(command)), "")
