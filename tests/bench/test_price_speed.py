@@ -33,11 +33,11 @@ def test_charge_takes_two_microseconds(provider: str, model: str, capsys: pytest
     )
     best = float("inf")
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(ROUND):
             book.charge(step)
-        best = min(best, (time.perf_counter() - start) / ROUND)
+        best = min(best, (time.process_time() - start) / ROUND)
     with capsys.disabled():
         print(f"\n{model}: {best * 1e6:.2f} µs a charge")
     assert book.charge(step).nano
-    assert best < 6e-6  # three times the aim: a shared machine is no stop-watch
+    assert best < 6e-6  # CPU time, and three times the aim: machines differ
