@@ -114,7 +114,7 @@ def test_a_hook_call_is_of_the_tenant_of_its_key(guarded, host) -> None:
 
 
 def test_a_webhook_comes_with_a_signature_instead_of_a_key(guarded, host) -> None:
-    host.github_secret = "s" * 20
+    host.github_webhooks = ("s" * 20, "default")
     host.outcome_rules = ()
     assert guarded.post("/v1/outcomes", json={}).status_code == 401
     unsigned = {"x-github-event": "pull_request"}
