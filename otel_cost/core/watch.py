@@ -102,11 +102,15 @@ class Watch:
         self._rules, self._seeing, self._exemptions = fresh._rules, fresh._seeing, exemptions
         names = {rule.name for rule in rules}
         for run, watched in self._runs.items():
+            last_call = max(run.calls.values(), key=lambda call: call.step.start_ns, default=None)
+            get = None if last_call is None else lookup(facts(run, last_call))
             for episode, alert in list(watched.open.items()):
-                if alert.rule not in names:
+                lifted = None if get is None else exemptions.covers(alert.rule, get, at_ns)
+                if lifted is not None:
+                    exemptions.use(lifted, alert.rule, _told(watched, alert))
+                if alert.rule not in names or lifted is not None:
                     del watched.open[episode]
-                    name = f"{alert.fingerprint}-{alert.seq}-resolved"
-                    ended = replace(alert, id=name, state="resolved", at_ns=at_ns)
+                    ended = replace(alert, id=f"{alert.id}-resolved", state="resolved", at_ns=at_ns)
                     yield run, _told(watched, ended)
             for agent in watched.agents.values():
                 agent.memory, agent.states = Memory(), self._agent().states

@@ -98,6 +98,22 @@ def test_a_loop_that_goes_on_is_told_by_a_rule_that_came_later_and_denied() -> N
     assert stage.said() == []  # one episode, told once
 
 
+def test_an_exception_that_comes_later_lifts_what_a_loop_has_led_to() -> None:
+    stage = Stage(LOOP % "deny: {scope: all}")
+    fails(stage, 3)
+    assert stage.asked("r", T0 + MINUTE) == "deny"
+    exception = (
+        "exceptions: [{name: e, applies_to: [l], match: {run: r}, exempt: true, expires: 2027-01-01T00:00:00Z,"
+        " owner: o, reason: r}]\n"
+    )
+    said = swap(stage, LOOP % "deny: {scope: all}" + exception, T0 + MINUTE)
+    assert {(alert.rule, alert.kind, alert.state) for alert in said} == {
+        ("l", "repeated_error", "resolved"),
+        ("e", "exception_used", "firing"),
+    }
+    assert stage.asked("r", T0 + 2 * MINUTE) == "allow"
+
+
 def test_what_comes_while_others_count_is_counted_by_them() -> None:
     stage = Stage(DAILY % (100, "ask"))
     stage.spend("before", T0, 3, team__id="x")
