@@ -45,7 +45,7 @@ class Growth:
     carried: int = 0  # tokens beyond the first call's input that were sent again, summed over the calls
     wasted: int | None = 0  # nano-USD for those, as far as it was added up
     unpaid: list[tuple[Charge | None, int]] = field(default_factory=list)  # what was not, and the tokens sent again
-    firing: bool = False
+    told: Severity | None = None
 
     def spent(self) -> int | None:
         """What the tokens sent again have cost [nano-USD]."""
@@ -71,7 +71,7 @@ _SPANS: Final = 64
 
 
 def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterable[Finding]:
-    """Feed one call; yield when the context has grown for long enough, and when it has shrunk again.
+    """Feed one call; yield when the context has grown for long, when it fills half its window, when it has shrunk.
 
     Waste is what the tokens beyond the first call's input cost each time they were sent again,
     at the cached price where they were read from a cache.
@@ -88,7 +88,9 @@ def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterable[
         if growth is None and len(state.growths) == _MODELS:
             del state.growths[next(iter(state.growths))]
         state.growths[model] = Growth(usage, usage, [step.span_id])
-        return () if growth is None or not growth.firing else (_finding(growth, step.span_id, model, settings),)
+        if growth is None or growth.told is None:
+            return ()
+        return (_finding(growth, step.span_id, model, growth.told, "resolved"),)
     again = growth.last.input - growth.first.input
     growth.carried += again
     growth.unpaid.append((seen.charge, again))
@@ -98,19 +100,17 @@ def observe(state: State, seen: Observed, settings: GrowingContext) -> Iterable[
     growth.last = usage
     if len(growth.span_ids) < _SPANS:
         growth.span_ids.append(step.span_id)
-    if (
-        not growth.firing
-        and growth.rises >= settings.turns
-        and usage.input >= settings.min_tokens
-        and usage.input >= settings.factor * growth.first.input
-    ):
-        return (_finding(growth, step.span_id, model, settings),)
-    return ()
+    severity = Severity.WARNING if 2 * usage.input >= settings.window_tokens else Severity.NOTICE
+    long = growth.rises >= settings.turns and usage.input >= max(
+        settings.min_tokens, settings.factor * growth.first.input
+    )
+    if not long or growth.told in {severity, Severity.WARNING}:
+        return ()
+    growth.told = severity
+    return (_finding(growth, step.span_id, model, severity, "firing"),)
 
 
-def _finding(growth: Growth, at_span_id: bytes, model: str, settings: GrowingContext) -> Finding:
-    state = "resolved" if growth.firing else "firing"
-    growth.firing = True
+def _finding(growth: Growth, at_span_id: bytes, model: str, severity: Severity, state: str) -> Finding:
     first, last = growth.first, growth.last
     return Finding(
         detector=DETECTOR.name,
@@ -120,7 +120,7 @@ def _finding(growth: Growth, at_span_id: bytes, model: str, settings: GrowingCon
         wasted_nano=growth.spent(),
         shape=f"context:{model}",
         summary=f"input grew from {first.input} to {last.input} tokens over {growth.rises + 1} calls",
-        severity=Severity.WARNING if 2 * last.input >= settings.window_tokens else Severity.NOTICE,
+        severity=severity,
         evidence={
             "model": model,
             "first_input_tokens": first.input,

@@ -57,3 +57,11 @@ def test_no_finding() -> None:
 def test_a_small_model_on_the_side_does_not_hide_the_growth() -> None:
     mixed = [one for big in grow(20_000, 20_000, 10) for one in (big, model(1, (300, 9), name="small"))]
     assert len(feed("growing_context", *mixed)) == 1
+
+
+def test_half_of_the_window_makes_it_louder_once() -> None:
+    calls = [model(10, (tokens, 100)) for tokens in range(10_000, 160_000, 10_000)]
+    notice, warning = feed("growing_context", *calls)
+    assert (notice.severity, warning.severity) == ("notice", "warning")
+    assert notice.onset_span_id == warning.onset_span_id
+    assert warning.evidence["last_input_tokens"] == 100_000
