@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from otel_cost.core.rules import RuleFile
-from otel_cost.document import parse_document, problems_of
+from otel_cost.document import Document, parse_document, problems_of
 from otel_cost.errors import DocumentError, UsageError
 from otel_cost.quantities import Duration
 
@@ -50,13 +50,15 @@ def read_wish(told: Mapping[str, object]) -> Wish:
     Raises:
         UsageError: it is none; every mistake in one text.
     """
-    document = parse_document("{}", "allow")
+    document = Document("allow", dict(told), {})
     try:
         return Wish.model_validate(told)
     except ValidationError as error:
         problems = problems_of(error, document, Wish)
-        said = [f"{problem.message}{f' ({problem.hint})' if problem.hint else ''}" for problem in problems]
-        raise UsageError("; ".join(said)) from None
+        said = [
+            f"{problem.path}: {problem.message}{f' ({problem.hint})' if problem.hint else ''}" for problem in problems
+        ]
+        raise UsageError("; ".join(one.removeprefix(": ") for one in said)) from None
 
 
 def find_alert(wish: Wish, alerts: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
