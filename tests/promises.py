@@ -402,7 +402,7 @@ SECURITY = (
     Promise(
         "Decompression: streamed, capped, one encoding",
         "gzip, deflate, zstd with a window of 8 MiB",
-        f"{_HTTP}test_a_bomb_is_413_at_the_limit {_SAFE}test_a_zstd_bomb_is_413_and_memory_stays_flat test_fuzz.py::test_decompression",
+        f"{_HTTP}test_a_bomb_is_413_at_the_limit {_SAFE}test_a_zstd_bomb_is_413_and_memory_stays_flat test_fuzz.py::test_decompression fuzz/test_targets.py::test_nothing_but_its_own_errors_comes_out",
     ),
     Promise(
         "Depth and size caps",

@@ -78,7 +78,10 @@ class MemoryWatch:
             self._lock.release()
 
     def _judge(self) -> Level:
-        used = self._resident()
+        try:
+            used = self._resident()
+        except OSError:  # no descriptor left to ask with
+            return self._level
         if used >= self.limit_bytes:
             return Level.FULL
         return Level.TIGHT if used >= _NEAR * self.limit_bytes else Level.FREE

@@ -1,6 +1,6 @@
 """Kill the service with SIGKILL again and again under load, then count: nothing acknowledged may be missing.
 
-    python tests/bench/kill_loop.py [--rounds 100] [--seed 7]
+    python tests/bench/kill_loop.py [--rounds 10] [--seed 7]
 
 Senders do what real ones do: what was not acknowledged is sent again. Some runs loop,
 so that alerts are among what must be there once. At the end the ledger's total is
@@ -231,7 +231,7 @@ def _nano(usd: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     for key, value in run(options.rounds, options.seed).items():

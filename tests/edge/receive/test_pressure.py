@@ -100,3 +100,14 @@ def test_memory_has_three_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     free, tight, full = Level.FREE, Level.TIGHT, Level.FULL
     assert said == [free, free, tight, tight, full, full, free]
     assert 0 < resident_bytes() < machine_bytes()
+
+
+def test_memory_that_cannot_be_asked_for_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    from otel_cost.edge import memory
+
+    monkeypatch.setattr(memory, "_LOOK_S", 0.0)
+
+    def no_descriptor() -> int:
+        raise OSError(24, "Too many open files")
+
+    assert MemoryWatch(1000, no_descriptor).level is Level.FREE
