@@ -148,6 +148,8 @@ def test_vendor_keys_come_behind_ours_and_only_there(http_backend: HttpBackend) 
             "honeycomb": {"endpoint": http_backend.url, "api_key": "hc", "dataset": "d"},
             "langfuse": {"endpoint": f"{http_backend.url}/api/public/otel", "public_key": "pk", "secret_key": "sk"},
             "phoenix": {"endpoint": f"{http_backend.url}/phoenix", "api_key": "px"},
+            "datadog": {"endpoint": f"{http_backend.url}/dd", "api_key": "dd"},
+            "grafana": {"endpoint": f"{http_backend.url}/otlp", "instance_id": "42", "token": "glc"},
         }
     )
     outgoing = span(call(NANO))
@@ -170,6 +172,12 @@ def test_vendor_keys_come_behind_ours_and_only_there(http_backend: HttpBackend) 
     assert langfuse.headers["authorization"] == "Basic cGs6c2s="
     assert langfuse.headers["x-langfuse-ingestion-version"] == "4"
     assert by_path["/phoenix/v1/traces"].headers["authorization"] == "Bearer px"
+    datadog = by_path["/dd/v1/traces"]
+    assert [datadog.headers[name] for name in ("dd-api-key", "dd-otlp-source")] == ["dd", "llmobs"]
+    grafana = by_path["/otlp/v1/traces"]
+    assert grafana.headers["authorization"] == "Basic NDI6Z2xj"
+    for plain in (datadog, grafana):
+        assert plain.body.endswith(outgoing.raw + outgoing.extra)
     assert outgoing.extra == b"\x4a\x06\x0a\x04ours"
 
 
@@ -188,7 +196,7 @@ def test_old_names_and_named_ids() -> None:
     assert list(built) == ["otlp/a", "otlphttp/b"]
     for destination in built.values():
         destination.close()
-    with pytest.raises(UsageError, match="known are console, file, "):
+    with pytest.raises(UsageError, match="known are console, datadog, file, "):
         build_exporters({"kafka": {}})
 
 
@@ -205,6 +213,8 @@ def test_old_names_and_named_ids() -> None:
         ("otlp_http", {"endpoint": "http://h", "sending_queue": {"queue_size": 1000}}, "sizer: items"),
         ("otlp_http", {"endpoint": "http://h", "sending_queue": {"enabled": False}}, "enabled"),
         ("honeycomb", {}, "api_key"),
+        ("datadog", {"api_key": "x", "site": "ddog-gov.com"}, "site"),
+        ("grafana", {"instance_id": "1", "token": "x"}, "endpoint"),
         ("file", {"path": "x", "format": "xml"}, "format"),
     ],
 )
