@@ -130,7 +130,7 @@ def test_a_huge_trace_is_put_to_sleep_and_others_do_not_notice() -> None:
         def find(self, tenant: str, key: str) -> bytes | None:
             return asleep.get((tenant, key))
 
-    engine = Engine(book(), load_rules([]), Settings(caps=Caps(open_spans=600, open_steps=300)), Snapshots())
+    engine = Engine(book(), load_rules([]), Settings(caps=Caps(busy_ns=0, open_spans=600, open_steps=300)), Snapshots())
     calls: dict[str, Any] = {}
     count, at = 1_600, NOW
     for first in range(1, count, 200):

@@ -40,12 +40,13 @@ class Archive(Protocol):
 class Caps:
     """What open runs may take. Beyond it the run that was quiet longest is closed, whatever its age.
 
-    But for one that has just been at work: it would be woken by its next span. A
-    step and what is kept with it take about 4 kB, a span that is no step 50 bytes.
+    But for one that has just been at work, which its next span would wake, unless
+    there is `most` times as much. A step and what is kept with it take about 4 kB, a span that is no step 50 bytes.
     """
 
     idle_ns: int = 30 * 60 * 10**9
     busy_ns: int = 10 * 10**9
+    most: int = 4
     open_spans: int = 2_000_000
     open_steps: int = 120_000
 
@@ -306,8 +307,10 @@ class Runs:
                 self.forget(run)
         while self._open:
             run = next(iter(self._open))
-            over = self.spans > self._caps.open_spans or self.steps > self._caps.open_steps
-            if run.active_ns + (self._caps.busy_ns if over else self._caps.idle_ns) > now_ns:
+            caps = self._caps
+            over = max(self.spans / caps.open_spans, self.steps / caps.open_steps)
+            quiet_ns = caps.idle_ns if over <= 1 else caps.busy_ns if over <= caps.most else 0
+            if run.active_ns + quiet_ns > now_ns:
                 return
             yield run
             self.forget(run)
