@@ -31,13 +31,20 @@ def program(name: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One harness. `arguments(prompt)` of a new run, `again(prompt)` of one in the same session."""
+    """One harness. `arguments(prompt)` of a new run, `again(prompt)` of one in the same session.
+
+    `telemetry(home, address)` makes it send OTLP over HTTP: variables, or what it writes into its settings.
+    """
 
     name: str
     arguments: Callable[[str], list[str]]
     environ: Callable[[str], dict[str, str]]  # of the model's address
     prepare: Callable[[Path, str], None] = lambda _home, _model: None
     again: Callable[[str], list[str]] | None = None
+    telemetry: Callable[[Path, str], dict[str, str]] = lambda _home, otlp: {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    }
 
 
 @dataclass(slots=True)
@@ -47,6 +54,7 @@ class Machine:
     agent: Agent
     folder: Path
     model: str
+    otlp: str  # where its telemetry goes
     environ: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -65,6 +73,7 @@ class Machine:
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             **self.agent.environ(self.model),
+            **self.agent.telemetry(self.home, self.otlp),
             **self.environ,
         }
 
@@ -104,7 +113,30 @@ CLAUDE = Agent(
         "DISABLE_AUTOUPDATER": "1",
         "IS_SANDBOX": "1",
     },
+    telemetry=lambda _home, otlp: {
+        "CLAUDE_CODE_ENABLE_TELEMETRY": "1",
+        "CLAUDE_CODE_ENHANCED_TELEMETRY_BETA": "1",
+        **{f"OTEL_{signal}_EXPORTER": "otlp" for signal in ("TRACES", "LOGS", "METRICS")},
+        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    },
 )  # fmt: skip
+
+
+def _codex_telemetry(home: Path, otlp: str) -> dict[str, str]:
+    settings = home / ".codex" / "config.toml"
+    lines = [settings.read_text(), "[otel]", 'environment = "test"']
+    for key, path in (("exporter", "logs"), ("trace_exporter", "traces"), ("metrics_exporter", "metrics")):
+        lines.append(f'{key} = {{ otlp-http = {{ endpoint = "{otlp}/v1/{path}", protocol = "binary" }} }}')
+    settings.write_text("\n".join(lines) + "\n")
+    return {}
+
+
+def _opencode_telemetry(home: Path, otlp: str) -> dict[str, str]:
+    settings = home / ".config" / "opencode" / "opencode.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"experimental": {"openTelemetry": True}}))
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+
 
 _CODEX = ["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
 CODEX = Agent(
@@ -118,6 +150,7 @@ CODEX = Agent(
         f'base_url = "{model}/v1"\nwire_api = "responses"\nenv_key = "STUB_KEY"\n',
     ),
     again=lambda prompt: [*_CODEX, "resume", "--last", prompt],
+    telemetry=_codex_telemetry,
 )
 
 GEMINI = Agent(
@@ -133,12 +166,25 @@ GEMINI = Agent(
         ".gemini/settings.json",
         json.dumps({"security": {"auth": {"selectedType": "gemini-api-key"}}, "general": {"disableAutoUpdate": True}}),
     ),
+    telemetry=lambda _home, otlp: {
+        "GEMINI_TELEMETRY_ENABLED": "true",
+        "GEMINI_TELEMETRY_TARGET": "local",
+        "GEMINI_TELEMETRY_OTLP_ENDPOINT": otlp,
+        "GEMINI_TELEMETRY_OTLP_PROTOCOL": "http",
+        "GEMINI_TELEMETRY_TRACES_ENABLED": "true",
+    },
 )
 
 QWEN = Agent(
     "qwen",
     lambda prompt: ["-y", "--auth-type", "openai", "-p", prompt],
     lambda model: {"OPENAI_API_KEY": "stub", "OPENAI_BASE_URL": f"{model}/v1", "OPENAI_MODEL": "qwen3-coder-plus"},
+    telemetry=lambda _home, otlp: {
+        "QWEN_TELEMETRY_ENABLED": "true",
+        "QWEN_TELEMETRY_TARGET": "local",
+        "QWEN_TELEMETRY_OTLP_ENDPOINT": otlp,
+        "QWEN_TELEMETRY_OTLP_PROTOCOL": "http",
+    },
 )
 
 OPENCODE = Agent(
@@ -163,6 +209,7 @@ OPENCODE = Agent(
             }
         ),
     ),
+    telemetry=_opencode_telemetry,
 )
 
 COPILOT = Agent(
@@ -174,6 +221,7 @@ COPILOT = Agent(
         "COPILOT_PROVIDER_BASE_URL": f"{model}/v1",
         "COPILOT_PROVIDER_API_KEY": "stub",
         "COPILOT_MODEL": "gpt-5.4",
+        "COPILOT_OTEL_ENABLED": "true",
     },
 )
 

@@ -66,8 +66,8 @@ def stage(serve: Callable[..., Process], tmp_path: Path) -> Iterator[Callable[[s
         # The comment differs each time: the guards that two of the agents have are evaded, ours is not.
         model = StubModel(f'echo try >> {mark}; python3 -c "assert 1 == 2" # try NUMBER', TRIES)
         models.append(model)
-        machine = Machine(AGENTS[agent], tmp_path / "machine", model.url)
         service = serve("rules: [rule.yaml]")
+        machine = Machine(AGENTS[agent], tmp_path / "machine", model.url, f"http://{service.http}")
         # The machine may have other things to do; 300 ms are for people.
         install = ("install", agent, "--url", service.api, "--limit-ms", "10000")
         assert "+++" in machine.hooks(*install)
@@ -77,6 +77,12 @@ def stage(serve: Callable[..., Process], tmp_path: Path) -> Iterator[Callable[[s
     yield made
     for model in models:
         model.stop()
+
+
+def counted(stage: Stage) -> dict[str, int]:
+    """Calls by kind, as the service has written them down."""
+    rows = stage.service.get("/v1/report?by=kind")["rows"]
+    return {"inference": 0, "tool": 0} | {row["kind"]: row["calls"] for row in rows}
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
@@ -90,9 +96,15 @@ def test_a_denied_fourth_try_does_not_run_and_the_run_goes_on(stage: Callable[[s
     assert set_up.executions == 3, said(done)
     assert len(set_up.model.asked) > 4, said(done)
     assert SAYING in set_up.told()
-    until(lambda: set_up.service.get("/v1/alerts")["alerts"])
+    # Telemetry of the same run comes by OTLP beside the hooks: everything is counted, and once.
+    told = {"inference": len(set_up.model.asked), "tool": TRIES}
+    if agent == "opencode":  # leaves without sending its last seconds
+        until(lambda: counted(set_up)["inference"] > 3)
+        assert all(counted(set_up)[kind] <= most for kind, most in told.items())
+    else:
+        until(lambda: counted(set_up) == told, 60)
     alerts = [alert for alert in set_up.service.get("/v1/alerts")["alerts"] if alert["state"] == "firing"]
-    assert [alert["rule"] for alert in alerts] == ["same-error-3x"]
+    assert [alert["rule"] for alert in alerts if alert["kind"] != "unknown_price"] == ["same-error-3x"]
     printed = set_up.machine.hooks("uninstall", agent)
     assert "removed from" in printed
     assert "not installed" in set_up.machine.hooks("status", agent)
