@@ -3,7 +3,7 @@
 A pure function over entries (steps of the tree and calls), made alike from an open
 run and from ledger rows. Everything is integer nano-dollars and adds up exactly:
 
-- the self costs of all entries are the run's cost, and so are the costs of its threads and its turns;
+- the self costs of all entries are the run's cost, and so are the costs of its threads;
 - a call's cost is carried + new + output + fee + other; first + retry + rework is the cost again.
 
 A *thread* is one agent at work: what was said in it comes back in its next call. What
