@@ -144,7 +144,7 @@ def test_a_huge_trace_is_put_to_sleep_and_others_do_not_notice() -> None:
             calls |= {call.id: call for _, _, call in effects.calls}
             for closed in effects.closed:
                 asleep |= {(closed.summary.tenant, key): closed.snapshot for key in closed.keys}
-            assert engine.runs.spans <= 600 + 200
+            assert engine.runs.spans < 1_000  # the limit, and what is just at work
     engine.close(at)
     calls |= {call.id: call for _, _, call in engine.take().calls}
     assert len(calls) == count + count // 200
