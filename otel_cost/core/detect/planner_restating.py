@@ -26,8 +26,8 @@ class PlannerRestating(Settings):
 
     count: Annotated[int, Field(ge=2)] = 3
     """Orders of one meaning that make it a loop."""
-    near: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Share of words and pairs of words that two orders have in common (Jaccard); a reworded order keeps a third."""
+    near: Annotated[float, Field(gt=0, le=1)] = 0.45
+    """Share of words that two orders have in common (Dice); a reworded order keeps about half."""
     new: Annotated[float, Field(gt=0, le=1)] = 0.4
     """Share of new words from which on an answer is news: the next page of a list, another place."""
 
