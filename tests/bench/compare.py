@@ -1,6 +1,6 @@
 """What the whole service costs per span, beside an OpenTelemetry Collector in the same run.
 
-    python tests/bench/compare.py [--spans 50000] [--rounds 3] [--loads small-500,small-50,large-50]
+    python tests/bench/compare.py [--spans 30000] [--rounds 3] [--loads small-500,small-50,large-50]
         [--protocol grpc|http] [--gzip] [--turn 3] [--collector PATH] [--report FOLDER]
 
 Subjects take turns, round after round; medians are told. CPU is the robust figure: that of the subject's process tree,
@@ -54,7 +54,7 @@ PATIENCE_S = 300
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--spans", type=int, default=50_000)
+    parser.add_argument("--spans", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loads", default="small-500,small-50,large-50", help="SIZE-SPANS_PER_REQUEST, with commas")
     parser.add_argument(
