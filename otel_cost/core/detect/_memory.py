@@ -106,6 +106,8 @@ class Memory:
             return ()
         before, said = self.tokens
         grown = tokens_now - before - said
+        if grown < -_ROUGH * len(unknown):
+            return ()  # the prompt was cut: nobody knows what came back
         known = []
         for seen in unknown:
             traits = traits_of(seen)
