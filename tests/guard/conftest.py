@@ -32,16 +32,42 @@ def _own_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     default_guard.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def _services() -> Iterator[dict[str, Process]]:
+    """By their rules: tests whose runs have names of their own share one."""
+    known: dict[str, Process] = {}
+    yield known
+    for process in known.values():
+        if process.process.poll() is None:
+            process.stop(signal.SIGKILL)
+
+
+SHARING = {"test_langchain", "test_openai_agents", "test_pydantic_ai"}
+
+
 @pytest.fixture
-def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Process]]:
+def serve(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    _services: dict[str, Process],
+) -> Iterator[Callable[[str], Process]]:
     """Start the service with these rules; it is the one on this machine."""
     started: list[Process] = []
+    shares = request.path.stem in SHARING
 
     def start(rules: str) -> Process:
-        (tmp_path / "rules.yaml").write_text(rules)
-        process = Process(tmp_path, "rules: [rules.yaml]")
+        process = _services.get(rules) if shares else None
+        if process is None or process.process.poll() is not None:
+            folder = tmp_path_factory.mktemp("service") if shares else tmp_path
+            (folder / "rules.yaml").write_text(rules)
+            process = Process(folder, "rules: [rules.yaml]")
+            if shares:
+                _services[rules] = process
+            else:
+                started.append(process)
         monkeypatch.setenv("OTEL_COST_API", process.api)
-        started.append(process)
         return process
 
     yield start
