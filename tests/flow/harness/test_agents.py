@@ -63,8 +63,10 @@ def stage(serve: Callable[..., Process], tmp_path: Path) -> Iterator[Callable[[s
     def made(agent: str, action: str) -> Stage:
         (tmp_path / "rule.yaml").write_text(RULES.format(action=action))
         mark = tmp_path / "mark"
-        # The comment differs each time: the guards that two of the agents have are evaded, ours is not.
-        model = StubModel(f'echo try >> {mark}; python3 -c "assert 1 == 2" # try NUMBER', TRIES)
+        # The comment differs each time: the guards that two of the agents have are evaded, ours is not. On a busy
+        # machine Qwen Code loses what a command prints just before it ends: it is given time.
+        failing = 'python3 -c "assert 1 == 2"; code=$?; sleep 0.5; exit $code'
+        model = StubModel(f"echo try >> {mark}; ({failing}) # try NUMBER", TRIES)
         models.append(model)
         service = serve("rules: [rule.yaml]")
         machine = Machine(AGENTS[agent], tmp_path / "machine", model.url, f"http://{service.http}")
