@@ -33,7 +33,11 @@ def document() -> dict[str, Any]:
             "/": _get("The page: spend, dearest runs, alerts, holes", html=True),
             "/budgets": _get("The page of budgets: what each group has spent of its limit", [tenant], html=True),
             "/alerts": _get("The page of alerts: acknowledge, silence, relax", [tenant], html=True),
-            "/workflows": _get("The page of workflows: cost per outcome, drift", [times[0], tenant], html=True),
+            "/workflows": _get(
+                "The page of workflows: cost per outcome, drift",
+                [times[0], tenant, _query("by", "`model_route`")],
+                html=True,
+            ),
             "/runs/{id}": _get("The page of one run", [run_id, tenant], html=True, missing=True),
             "/healthz": _get("The process lives", answer=_object(status=_TEXT)),
             "/readyz": {

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.serve.views import Views
 
 HERE: Final = Path(__file__).parent
+_TEN_S: Final = 10 * 10**9
 _HOUR: Final = 3600 * 10**9
 _DAY: Final = 24 * _HOUR
 # What can be chosen, and how long one bar is.
@@ -85,14 +86,18 @@ class Pages:
         Raises:
             UsageError: `since` is no time.
         """
-        now_ns = time.time_ns()
+        now_ns = _now_ns()
         chosen = since or "24h"
         ledger = self._views.ledger
-        if since is None and not ledger.report(since_ns=now_ns - _DAY, tenant=tenant) and ledger.report(tenant=tenant):
+        if (
+            since is None
+            and not self._views.report(since_ns=now_ns - _DAY, tenant=tenant)
+            and self._views.report(tenant=tenant)
+        ):
             chosen = "all"  # old telemetry was read in: an empty page would hide it
         since_ns = None if chosen == "all" else instant_ns(chosen, now_ns)
-        totals = next(iter(ledger.report(since_ns=since_ns, tenant=tenant)), None)
-        models = ledger.report(["provider", "model"], since_ns, tenant=tenant)
+        totals = next(iter(self._views.report(since_ns=since_ns, tenant=tenant)), None)
+        models = self._views.report(["provider", "model"], since_ns, tenant=tenant)
         open_runs = self._views.open_runs(tenant)
         bars = self._bars(chosen, since_ns, now_ns, tenant)
         return self._page(
@@ -110,7 +115,7 @@ class Pages:
             models=_shares(row for row in models if row["cost_usd"] is not None)[:8],
             who={
                 name: _shares(
-                    row for row in ledger.report([name], since_ns, tenant=tenant) if row["cost_usd"] is not None
+                    row for row in self._views.report([name], since_ns, tenant=tenant) if row["cost_usd"] is not None
                 )[:6]
                 for name in ("user", "workflow")
             },
@@ -142,17 +147,16 @@ class Pages:
             silences=self._views.silences(tenant),
         )
 
-    def workflows(self, since: str | None, tenant: str | None) -> Response:
-        """What each workflow costs, what its outcomes cost, and which have become dearer for good.
+    def workflows(self, since: str | None, tenant: str | None, *, by_route: bool = False) -> Response:
+        """What each workflow costs, what its outcomes cost (by model route if asked), and which have become dearer.
 
         Raises:
             UsageError: `since` is no time.
         """
         chosen = since or "30d"
-        now_ns = time.time_ns()
+        now_ns = _now_ns()
         since_ns = None if chosen == "all" else instant_ns(chosen, now_ns)
-        ledger = self._views.ledger
-        spent = ledger.report(["workflow"], since_ns, tenant=tenant)
+        spent = self._views.report(["workflow"], since_ns, tenant=tenant)
         return self._page(
             "workflows.html",
             chosen=chosen,
@@ -160,8 +164,10 @@ class Pages:
             tenant=tenant,
             now=rfc3339(now_ns),
             rows=_shares(spent)[:_ROWS],
-            outcomes=ledger.per_outcome(["workflow"], since_ns, tenant=tenant)[:_ROWS],
-            routes=ledger.per_outcome(["workflow", "model_route"], since_ns, tenant=tenant)[:_ROWS],
+            outcomes=self._views.per_outcome(
+                ["workflow", "model_route"] if by_route else ["workflow"], since_ns, tenant=tenant
+            )[:_ROWS],
+            by_route=by_route,
             drift=[alert for alert in self._views.alerts(500, tenant) if alert["category"] == "drift"][:20],
         )
 
@@ -226,7 +232,8 @@ def page_routes(pages: Pages) -> list[Route]:
         return pages.alerts(asked(request, "tenant"))
 
     def workflows(request: Request) -> Response:
-        return pages.workflows(asked(request, "since"), asked(request, "tenant"))
+        by_route = asked(request, "by") == "model_route"
+        return pages.workflows(asked(request, "since"), asked(request, "tenant"), by_route=by_route)
 
     def run(request: Request) -> Response:
         return pages.run(request.path_params["id"], asked(request, "tenant"))
@@ -253,6 +260,11 @@ def _chart(spent: dict[int, int], first_ns: int, until_ns: int, length_ns: int) 
             height = max(height, 1.5)
         bars.append(Bar(index * slot + slot * 0.1, 160 - height, slot * 0.8, height, label, usd(nano) or "0"))
     return bars
+
+
+def _now_ns() -> int:
+    """Now, in steps of ten seconds, so that pages loaded one after the other ask the same."""
+    return time.time_ns() // _TEN_S * _TEN_S
 
 
 def _step(range_ns: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from otel_cost.core.enrich.lines import rfc3339
@@ -11,7 +12,7 @@ from otel_cost.edge.ledger.story import Row, story_of, told_run, with_outcomes
 from otel_cost.edge.serve.people import silences_of, with_people
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -82,12 +83,40 @@ class Host(Protocol):
         """What a harness is to be told at this event, which is also taken in. Does not block."""
 
 
+_REMEMBERED = 100  # answers
+
+
 class Views:
     """Questions over both. A run counts as open as long as the engine holds it."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self.ledger = host.ledger
+        self._answers: dict[tuple[object, ...], tuple[float, list[Row]]] = {}  # until when, what
+
+    def report(self, by: Sequence[str] = (), since_ns: int | None = None, *, tenant: str | None = None) -> list[Row]:
+        """As `Ledger.report`, remembered for a while."""
+        return self._kept(("report", *by), since_ns, tenant, lambda: self.ledger.report(by, since_ns, tenant=tenant))
+
+    def per_outcome(self, by: Sequence[str], since_ns: int | None, *, tenant: str | None = None) -> list[Row]:
+        """As `Ledger.per_outcome`, remembered for a while."""
+        asked = ("per outcome", *by)
+        return self._kept(asked, since_ns, tenant, lambda: self.ledger.per_outcome(by, since_ns, tenant=tenant))
+
+    def _kept(
+        self, asked: tuple[str, ...], since_ns: int | None, tenant: str | None, ask: Callable[[], list[Row]]
+    ) -> list[Row]:
+        """An answer stands ten times as long as it took to find: pages that renew themselves do not ask anew."""
+        key, now = (*asked, since_ns, tenant), time.monotonic()
+        known = self._answers.get(key)
+        if known is not None and now < known[0]:
+            return known[1]
+        answer = ask()
+        took = time.monotonic() - now
+        self._answers[key] = (now + took + took * 10, answer)
+        while len(self._answers) > _REMEMBERED:
+            self._answers.pop(next(iter(self._answers)), None)
+        return answer
 
     def run(self, run_or_trace_id: str, tenant: str | None) -> Row | None:
         """One run's story (`ledger/story.py`), as it is now; None: unknown."""
