@@ -65,7 +65,7 @@ from otel_cost.edge.serve.api import ApiServer
 from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
 from otel_cost.edge.tls import Certificates
 from otel_cost.edge.upkeep import back_up, keep_house
-from otel_cost.errors import UsageError, whereabouts
+from otel_cost.errors import whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -124,7 +124,7 @@ class Service:
         self._writer = LedgerWriter(self.ledger, committed=self._committed, failed=self._ledger_failed)
         self._reread = reread
         self._restart_for: Config | None = None
-        self._keeper = RuleKeeper(self._rule_entries, data / EXCEPTIONS)
+        self._keeper = RuleKeeper(self._rule_entries, data / EXCEPTIONS, exporters=config.exporters.keys())
         self.registry.register(self._keeper)
         self.engine: Engine = build_engine(config, rules=self._keeper.load(), snapshots=self._writer)
         self._backlog = _Backlog()
@@ -203,7 +203,7 @@ class Service:
         self._next_position = self.ledger.cursor()
         self._held_position: int | None = None
         self._router: Router | None = None
-        self._route_by(self._checked_routes(self.engine.rules))
+        self._route_by(self.engine.rules.routes)
         self._unrouted_position: int | None = None  # the oldest that waits for a route
         self._cursors: dict[str, int] = {}
         self._cursors_lock = threading.Lock()
@@ -213,17 +213,6 @@ class Service:
         kept = (self.ledger, data, config.retention, self._stopping)
         self._housekeeping = threading.Thread(target=keep_house, args=kept, name="retention", daemon=True)
         self.grpc_port = self.http_port = self.api_port = 0
-
-    def _checked_routes(self, rules: RuleSet) -> tuple[Route, ...]:
-        """The routes of the rules.
-
-        Raises:
-            UsageError: one of them leads to an exporter that is not there.
-        """
-        for name in {name for route in rules.routes for name in route.to} - self.destinations.keys():
-            known = ", ".join(sorted(self.destinations)) or "none are configured"
-            raise UsageError(f"rules: routes: `{name}` is no exporter of the config; known: {known}")
-        return rules.routes
 
     def _route_by(self, routes: tuple[Route, ...]) -> None:
         """Other routes from now on; what waits is decided by those before."""
@@ -432,7 +421,7 @@ class Service:
 
     def _swap_rules(self, rules: RuleSet) -> None:
         """Put other rules in force: counted from the ledger beside the engine, swapped on its thread."""
-        routes = self._checked_routes(rules)
+        routes = rules.routes
         telling = build_telling(rules, self.config.data_dir / "sinks")
         fresh, drift = Policy(rules), Drift(rules.regressions)
         self._ask(self.engine.begin_swap)

@@ -87,7 +87,7 @@ def _in_configs(documents: list[Document]) -> list[Problem]:
         try:
             config = check_config(document)
             if "rules" in config.model_fields_set:
-                read_rules(config.rules, tells_nobody=True)
+                read_rules(config.rules, tells_nobody=True, exporters=config.exporters.keys())
         except DocumentError as error:
             problems += error.problems
     return problems

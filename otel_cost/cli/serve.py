@@ -9,7 +9,7 @@ import queue
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import structlog
 import typer
@@ -33,21 +33,33 @@ def serve(
         overrides.append(f"data_dir={data_dir.absolute()}")
     loaded = load_config(config or [], overrides)
     log_to_stderr(loaded.service.telemetry.logs.level)
-    service = Service(loaded, reread=lambda: load_config(config or [], overrides))
     orders: queue.SimpleQueue[str] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: orders.put("stop"))
     signal.signal(signal.SIGHUP, lambda *_: orders.put("reload"))
-    service.start()
+    try:
+        service = Service(loaded, reread=lambda: load_config(config or [], overrides))
+        service.start()
+    except OtelCostError as error:
+        print(error, file=sys.stderr)
+        _leave(2)
     print(ready_line(service, loaded), flush=True)
     while orders.get() == "reload":
         with contextlib.suppress(OtelCostError):  # the log has it; what was in force still is
             service.reload()
     service.stop()
-    # Everything is written and closed. Taking a million objects apart one by one would only keep people waiting.
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once: everything is written and closed, or nothing was begun.
+
+    Taking a million objects apart one by one would only keep people waiting, and DuckDB
+    tells of each of its own that is still there, at more length than what went wrong.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def ready_line(service: Service, config: Config) -> str:

@@ -16,7 +16,7 @@ from otel_cost.edge.files import BUNDLED, bundled, rule_documents
 from otel_cost.errors import DocumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from otel_cost.core.rules import RuleSet
     from otel_cost.document import Document
@@ -29,11 +29,13 @@ def read_rules(
     *,
     tells_nobody: bool = False,
     beside: list[Path] | None = None,
+    exporters: Collection[str] | None = None,
 ) -> RuleSet:
     """The rules that a config (or a command) names, expanded and compiled.
 
     `tells_nobody`: whoever asks sends nothing, so that the secrets of contacts need not be there.
     `beside`: gets the files that the rules look things up in.
+    `exporters`: the ids to which routes may lead; None: nothing is sent, so any will do.
 
     Raises:
         UsageError: an entry names nothing.
@@ -56,7 +58,23 @@ def read_rules(
             beside.append(path_beside(document, name))
         return read_beside(document, name)
 
-    return load_rules(expanded, read=read)
+    rules = load_rules(expanded, read=read)
+    if exporters is not None:
+        problems += [problem for document in expanded for problem in _to_nowhere(document, exporters)]
+    if problems:
+        raise DocumentError(problems)
+    return rules
+
+
+def _to_nowhere(document: Document, exporters: Collection[str]) -> Iterator[Problem]:
+    """Routes of a checked document that lead to exporters which the config does not have."""
+    routes = document.at(("routes",))
+    for index, route in enumerate(routes if isinstance(routes, list) else ()):
+        for place, name in enumerate(route["to"]):
+            if name not in exporters:
+                hint = nearest(name, sorted(exporters)) if exporters else "there are no `exporters`"
+                path = ("routes", index, "to", place)
+                yield document.problem(path, f"`{name}` is no exporter of the config", hint)
 
 
 def resolver(environ: Mapping[str, str], base: Path) -> Callable[[str, str], str]:

@@ -21,7 +21,7 @@ from otel_cost.edge.rule_files import read_rules
 from otel_cost.errors import DocumentError, OtelCostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
     from prometheus_client.core import Metric
@@ -36,14 +36,17 @@ _log = structlog.get_logger(__name__)
 class RuleKeeper(Collector):
     """One set of rules in force. `load` first; `start`, then `stop`; safe to use from any thread."""
 
-    def __init__(self, entries: Callable[[], Sequence[str]], exceptions: Path) -> None:
+    def __init__(
+        self, entries: Callable[[], Sequence[str]], exceptions: Path, *, exporters: Collection[str] | None = None
+    ) -> None:
         """Keep the rules of these entries.
 
         Args:
             entries: what the config names now, see `read_rules`; may read it again, and raise.
             exceptions: the folder of those that `allow` writes.
+            exporters: see `read_rules`.
         """
-        self._entries, self._exceptions = entries, exceptions
+        self._entries, self._exceptions, self._exporters = entries, exceptions, exporters
         self._swap: Callable[[RuleSet], None] = lambda _rules: None
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -108,14 +111,15 @@ class RuleKeeper(Collector):
         beside: list[Path] = []
         extra = [str(file) for file in self._allowed()]
         try:
-            rules = read_rules([*entries, *extra], beside=beside)
+            rules = read_rules([*entries, *extra], beside=beside, exporters=self._exporters)
         except DocumentError as error:
             bad = {problem.source for problem in error.problems}
             if not bad <= set(extra):
                 raise
             for problem in error.problems:
                 _log.warning("an exception does not load and is left out", problem=str(problem))
-            rules = read_rules([*entries, *(file for file in extra if file not in bad)], beside=beside)
+            kept = [file for file in extra if file not in bad]
+            rules = read_rules([*entries, *kept], beside=beside, exporters=self._exporters)
         self._beside = beside
         return rules
 

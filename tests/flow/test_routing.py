@@ -164,4 +164,9 @@ def test_a_route_to_nowhere_is_a_mistake(serve: Callable[..., Process], tmp_path
     command = [sys.executable, "-m", "otel_cost", "serve", "-c", str(tmp_path / "c.yaml")]
     done = subprocess.run([*command, "--data-dir", str(tmp_path / "d")], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "`nowhere` is no exporter of the config; known: console" in done.stderr
+    said = "rules.yaml:2:16: routes[0].to[0]: `nowhere` is no exporter of the config"
+    assert done.stderr.splitlines() == [str(tmp_path / said), "    allowed: console"]  # and nothing else
+    check = [sys.executable, "-m", "otel_cost", "check", str(tmp_path / "c.yaml")]
+    checked = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert checked.returncode == 1
+    assert said in checked.stdout

@@ -24,10 +24,10 @@ EVIL = "<script>alert('x')</script>"
 class FakeHost:
     """What the wired service offers to its API."""
 
-    def __init__(self, ledger: DuckDbLedger) -> None:
+    def __init__(self, ledger: DuckDbLedger, outbox: Path) -> None:
         self.ledger = ledger
         self.registry = CollectorRegistry()
-        self.outbox = Outbox(Path(":memory:"))
+        self.outbox = Outbox(outbox)
         self.said: list[str] = []
         self.live: list = []
         self.busy = False
@@ -58,7 +58,7 @@ class FakeHost:
 @pytest.fixture
 def host(tmp_path):
     ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
-    made = FakeHost(ledger)
+    made = FakeHost(ledger, tmp_path / "outbox.sqlite")
     Counter("otel_cost_probe", "a counter", registry=made.registry).inc(3)
     calls = [
         cases.a_call("a", nano=2_000_000_000, who={"user": EVIL}, agent=EVIL),
