@@ -576,12 +576,16 @@ class Engine:
 
     def _follow(self, run: Run, now_ns: int) -> None:
         """What an event changed: runs that became one, calls that appeared or changed, agents that are one."""
-        for stays, went in self.runs.united():
+        united = self.runs.united()
+        for stays, went in united:
             self._watch.unite(stays, went)
             self.policy.forget(went)
             for call_id in went.calls:  # they are another run's from now on
                 if call_id in stays.calls:
                     self._schedule(stays, call_id, now_ns)
+        if (united or run.relabelled) and run.sessions:
+            names = {*run.sessions, *(trace_id.hex() for trace_id in run.traces)}
+            self._standing.name(run.tenant, names, run.sessions)
         if run.relabelled:
             run.relabelled = False
             for call_id in run.told:

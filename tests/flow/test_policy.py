@@ -525,3 +525,25 @@ def test_an_expired_exception_is_a_mistake_where_the_time_is_known() -> None:
     load_rules([document], now_ns=T0 + 2 * HOUR)
     with pytest.raises(DocumentError, match="expired: `inc-4312` has no effect any more"):
         load_rules([document], now_ns=T0 + 2 * HOUR + 1)
+
+
+@pytest.mark.parametrize("others_first", [False, True])
+def test_what_fired_before_a_run_had_its_name_stands_for_those_who_ask_in_it(others_first: bool) -> None:
+    """SDKs send children before the root, and often the root alone names the conversation."""
+    stage = Stage("loops: [{name: same-error, detect: repeated_error, with: {count: 3}, do: [{deny: {scope: tool}}]}]")
+    if others_first:
+        stage.asked("talk", T0)  # the hooks of the run are known, and not yet that the trace is theirs
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "bash", "error.type": "ExitError"}
+    for number in (2, 3, 4):
+        told = tool | {"gen_ai.tool.call.arguments": "{}", "gen_ai.tool.call.result": "no such file"}
+        failed = stage.span("trace", number, T0 + number * SECOND, told)
+        stage.feed(replace(failed, status_code=2))
+    assert [alert.rule for alert in stage.alerts] == ["same-error"]
+    assert stage.asked("talk", T0 + 9 * SECOND) == "allow"
+    root = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "a", "gen_ai.conversation.id": "talk"}
+    stage.feed(stage.span("trace", 0, T0, root, parent=0))
+    assert stage.asked("talk", T0 + 10 * SECOND) == "deny"
+    assert stage.asked("other", T0 + 10 * SECOND) == "allow"
+    restarted = Stage(stage.rules)
+    restarted.engine.restore_standing(stage.engine.keep_standing(), T0 + HOUR)
+    assert restarted.asked("talk", T0 + 11 * SECOND) == "deny"

@@ -222,6 +222,32 @@ class Standing:
         if made:
             self._alerts.put(identity, tuple(sorted(whom)))
 
+    def name(self, tenant: str, names: Iterable[str], sessions: Iterable[str]) -> None:
+        """A run got sessions that it was not known by: what stood for it stands for those who ask in their names.
+
+        Spans of children leave before the root that names the conversation, so a loop may
+        have fired while only the trace was known.
+
+        Args:
+            tenant: whose run it is.
+            names: what it was called before: trace ids in hex and sessions.
+            sessions: all of its sessions now.
+        """
+        if not len(self._alerts):
+            return
+        lists = (self._entries.get((tenant, f"session:{name}")) for name in names)
+        standing = {id(entry): entry for entries in lists for entry in entries or ()}
+        if not standing:
+            return
+        keys = [f"session:{session}" for session in sorted(sessions)]
+        for key in keys:
+            entries = self._entries.get((tenant, key)) or []
+            entries += [entry for entry in standing.values() if entry not in entries]
+            del entries[:-_MOST_PER_KEY]
+            self._entries.put((tenant, key), entries)
+        for identity in {entry.alert for entry in standing.values()}:
+            self._alerts.put(identity, tuple(sorted({*(self._alerts.get(identity) or ()), *keys})))
+
     def revise(
         self, rules: Mapping[str, Ruling], anew: Container[str], fails_closed: Callable[[HookEvent], str | None]
     ) -> None:
