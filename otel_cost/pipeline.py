@@ -25,6 +25,8 @@ from otel_cost.core.decide.words import would_change
 from otel_cost.core.drift import Drift, ran_of
 from otel_cost.core.enrich.attributes import (
     call_attributes,
+    decision_attributes,
+    loop_attributes,
     run_attributes,
     step_attributes,
     subtree_attributes,
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 
 
 _MOST_OUTCOMES = 256  # of one open run
+_MOST_DECIDED = 4096  # spans that have made a rule decide something and have not left
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class Engine:
         self._counts = bool(rules.budgets)
         self._effects = Effects()
         self._held: deque[Held] = deque()
+        self._verdicts: dict[tuple[str, bytes, bytes], tuple[str, str]] = {}  # tenant, trace, span → decision, rule
         self._rows: deque[tuple[int, Run, str]] = deque()  # (due, run, call id): not yet written
         self._unwritten: set[tuple[Run, str]] = set()
         self._standing = Standing(closed_by(rules))
@@ -491,6 +495,7 @@ class Engine:
         if step is not None:
             run = run.current
             extra, call = self._extra(run, event.span_id, step)
+            extra += self._said_of(run, event.trace_id, event.span_id)
         self._effects.outgoing.append(
             Outgoing(
                 Signal.TRACES,
@@ -709,6 +714,11 @@ class Engine:
                 stamp["would_change"] = would_change(told)
             alert = replace(told, evidence=told.evidence | stamp)
             self._effects.alerts.append(alert)
+            if alert.state == "firing" and alert.action and alert.at_span_id:
+                if len(self._verdicts) >= _MOST_DECIDED:
+                    del self._verdicts[next(iter(self._verdicts))]  # of a span that had left before
+                strictest = alert.action.partition(",")[0]
+                self._verdicts[alert.tenant, alert.trace_id, alert.at_span_id] = strictest, alert.rule
             self._effects.outgoing.append(
                 Outgoing(
                     Signal.LOGS,
@@ -733,12 +743,24 @@ class Engine:
         run.told[call.id] = call.nano
         return call_attributes(call, run.id), call
 
+    def _said_of(self, run: Run, trace_id: bytes, span_id: bytes) -> bytes:
+        """The loop that a span belongs to and what a rule has decided because of it, as known when it leaves."""
+        looping = self._watch.loop_of(run, span_id)
+        decided = self._verdicts.pop((run.tenant, trace_id, span_id), None) if self._verdicts else None
+        said = b""
+        if looping is not None:
+            alert, iteration = looping
+            said = loop_attributes(alert.kind, alert.fingerprint, iteration)
+            decided = decided or ((alert.action.partition(",")[0], alert.rule) if alert.action else None)
+        return said if decided is None else said + decision_attributes(*decided)
+
     def _released(self, held: Held, now_ns: int) -> Outgoing:
         run, step = held.run.current, held.step
         if step is not None and step.rollup and step.usage is not None:
             run.bill_lone_rollups(step.end_ns)
             self._follow(run, now_ns)
         extra, call = (b"", None) if step is None else self._extra(run, held.span_id, step)
+        extra += self._said_of(run, held.trace_id, held.span_id)
         trace = run.traces.get(held.trace_id)
         if step is not None and step.kind is Kind.AGENT:
             extra += subtree_attributes(run.subtree_nano(step))

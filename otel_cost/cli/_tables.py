@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from otel_cost.cli._terminal import console as terminal
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
 
 Line = dict[str, Any]
 
 
 def print_lines(lines: Sequence[Line], *, top: int = 10, console: Console | None = None) -> None:
     """Runs, the calls of the dearest ones, and alerts."""
-    console = console or Console(highlight=False)
+    console = console or terminal()
     runs = sorted((line for line in lines if line["type"] == "run"), key=_dearest)
     if not runs:
         console.print("No calls were found: nothing here is a model, tool or agent span of a known client.")
@@ -38,7 +41,7 @@ def _runs(runs: Sequence[Line], of: int) -> Table:
     for name in ("run", "agents", "route"):
         table.add_column(name, overflow="fold")
     for name in ("model calls", "tools", "errors", "wasted", "cost"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         route = " → ".join(leg["model"] for leg in run["model_route"])
         table.add_row(
@@ -61,7 +64,7 @@ def _calls(run: Line, calls: Sequence[Line], most: int = 12) -> Table:
     for name in ("start", "what", "agent"):
         table.add_column(name, overflow="fold")
     for name in ("input", "cached", "output", "cost"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     for call in shown:
         usage = call["usage"] or {}
@@ -83,7 +86,7 @@ def _alerts(alerts: Sequence[Line]) -> Table:
     table = _table("Alerts")
     for name in ("severity", "rule", "run", "what"):
         table.add_column(name, overflow="fold")
-    table.add_column("wasted", justify="right")
+    table.add_column("wasted", justify="right", no_wrap=True)
     for alert in alerts:
         table.add_row(
             alert["severity"],

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import grpc
 import typer
-from rich.console import Console
 
 from otel_cost.cli._tables import print_lines
+from otel_cost.cli._terminal import console as terminal
 from otel_cost.cli.serve import log_to_stderr, ready_line
 from otel_cost.core.model.effects import Signal
 from otel_cost.edge.config import load_config
@@ -33,7 +33,7 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Leave after the summary")] = False,
 ) -> None:
     """Run the service on free ports with the samples flowing through it over real OTLP, and say what happened."""
-    console = Console(highlight=False)
+    console = terminal()
     log_to_stderr("error")
     with tempfile.TemporaryDirectory(prefix="otel-cost-demo-") as folder:
         loopback = "127.0.0.1:0"

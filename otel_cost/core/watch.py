@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.assemble.summary import in_order, route, total, wasted
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 # How much of one agent's history is kept for a re-reading; loops are far shorter.
 _HISTORY: Final = 400
+# Of so many open episodes it is asked which one a span belongs to, the newest first: every span that leaves asks.
+_LOOKED_AT: Final = 32
 # A run's workflow may be told late, by its root: every eighth call it is looked for again.
 _LOOK_AGAIN: Final = 7
 
@@ -257,6 +260,24 @@ class Watch:
                 ),
             )
         self.library.close(run)
+
+    def loop_of(self, run: Run, span_id: bytes) -> tuple[Alert, int] | None:
+        """The loudest alert that fires about a call of a run, and the round of its loop that the call is, from 1."""
+        watched = self._runs.get(run)
+        if watched is None or not watched.open:
+            return None
+        found: tuple[Alert, int] | None = None
+        for episode, alert in islice(reversed(watched.open.items()), _LOOKED_AT):
+            live = watched.live.get(episode)
+            burnt = Burnt(alert.wasted_nano, alert.span_ids, 0) if live is None else live.now()
+            if span_id not in burnt.span_ids or (found and loudness(found[0].severity) >= loudness(alert.severity)):
+                continue
+            place = burnt.span_ids.index(span_id)
+            if place == len(burnt.span_ids) - 1 and burnt.repeats:
+                place = burnt.repeats - 1  # of very many spans not all are kept
+            period = alert.evidence.get("period")
+            found = alert, place // (period if isinstance(period, int) and period > 0 else 1) + 1
+        return found
 
     def _agent(self) -> Agent:
         return Agent(states=[rule.detector.state() for rule in self._rules])

@@ -8,10 +8,12 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from policy_helper import DAY, HOUR, MINUTE, SECOND, T0, Stage
 
 from otel_cost.core.budget import Spend
 from otel_cost.core.enrich.records import alert_json
+from otel_cost.core.model.effects import Signal
 from otel_cost.core.policy import Policy, alert_of
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
@@ -547,3 +549,40 @@ def test_what_fired_before_a_run_had_its_name_stands_for_those_who_ask_in_it(oth
     restarted = Stage(stage.rules)
     restarted.engine.restore_standing(stage.engine.keep_standing(), T0 + HOUR)
     assert restarted.asked("talk", T0 + 11 * SECOND) == "deny"
+
+
+def test_spans_say_what_loop_they_are_in_and_what_a_rule_decided() -> None:
+    stage = Stage(
+        "loops: [{name: same-error, detect: repeated_error, with: {count: 3}, do: [{deny: {}}]}]\n"
+        "budgets: [{name: run-cap, per: [run], limit: {usd: 5}, at_limit: {do: [{ask: {}}]}}]"
+    )
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "bash", "error.type": "ExitError"}
+    chat = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "mint",
+        "gen_ai.request.model": "nano-1",
+        "gen_ai.usage.input_tokens": 1,
+        "gen_ai.usage.output_tokens": 6 * 10**9,
+    }
+    said = []
+    for number in range(2, 7):
+        told = tool | {"gen_ai.tool.call.arguments": "{}", "gen_ai.tool.call.result": "no such file"}
+        failed = replace(stage.span("trace", number, T0 + number * SECOND, told), status_code=2)
+        stage.engine.feed(Signal.TRACES, [failed], 1, failed.end_ns)
+        said += [attributes_of(out.extra) for out in stage.engine.take().outgoing if out.signal is Signal.TRACES]
+    assert [span.get("otel_cost.loop.kind") for span in said] == [None, None, *["repeated_error"] * 3]
+    assert [span.get("otel_cost.loop.iteration") for span in said] == [None, None, 3, 4, 5]
+    assert [span.get("otel_cost.decision") for span in said] == [None, None, "deny", "deny", "deny"]
+    assert [span.get("otel_cost.rule") for span in said] == [None, None, *["same-error"] * 3]
+    assert len({span.get("otel_cost.loop.id") for span in said[2:]}) == 1
+    dear = stage.span("trace", 9, T0 + MINUTE, chat)
+    stage.engine.feed(Signal.TRACES, [dear], 2, dear.end_ns)
+    (last,) = (attributes_of(out.extra) for out in stage.engine.take().outgoing if out.signal is Signal.TRACES)
+    assert (last["otel_cost.decision"], last["otel_cost.rule"]) == ("ask", "run-cap")
+    assert "otel_cost.loop.kind" not in last
+
+
+def attributes_of(extra: bytes) -> dict[str, object]:
+    return {
+        pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in Span.FromString(extra).attributes
+    }
