@@ -749,9 +749,10 @@ class Engine:
         decided = self._verdicts.pop((run.tenant, trace_id, span_id), None) if self._verdicts else None
         said = b""
         if looping is not None:
-            alert, iteration = looping
+            alert, iteration, had_spoken = looping
             said = loop_attributes(alert.kind, alert.fingerprint, iteration)
-            decided = decided or ((alert.action.partition(",")[0], alert.rule) if alert.action else None)
+            if decided is None and had_spoken and alert.action:
+                decided = alert.action.partition(",")[0], alert.rule
         return said if decided is None else said + decision_attributes(*decided)
 
     def _released(self, held: Held, now_ns: int) -> Outgoing:

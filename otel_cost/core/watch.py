@@ -261,22 +261,26 @@ class Watch:
             )
         self.library.close(run)
 
-    def loop_of(self, run: Run, span_id: bytes) -> tuple[Alert, int] | None:
-        """The loudest alert that fires about a call of a run, and the round of its loop that the call is, from 1."""
+    def loop_of(self, run: Run, span_id: bytes) -> tuple[Alert, int, bool] | None:
+        """The loudest alert that fires about a call of a run.
+
+        With it the round of its loop that the call is, from 1, and whether its rule had spoken by then.
+        """
         watched = self._runs.get(run)
         if watched is None or not watched.open:
             return None
-        found: tuple[Alert, int] | None = None
+        found: tuple[Alert, int, bool] | None = None
         for episode, alert in islice(reversed(watched.open.items()), _LOOKED_AT):
             live = watched.live.get(episode)
             burnt = Burnt(alert.wasted_nano, alert.span_ids, 0) if live is None else live.now()
             if span_id not in burnt.span_ids or (found and loudness(found[0].severity) >= loudness(alert.severity)):
                 continue
             place = burnt.span_ids.index(span_id)
+            had_spoken = alert.at_span_id not in burnt.span_ids[place + 1 :]
             if place == len(burnt.span_ids) - 1 and burnt.repeats:
                 place = burnt.repeats - 1  # of very many spans not all are kept
             period = alert.evidence.get("period")
-            found = alert, place // (period if isinstance(period, int) and period > 0 else 1) + 1
+            found = alert, place // (period if isinstance(period, int) and period > 0 else 1) + 1, had_spoken
         return found
 
     def _agent(self) -> Agent:

@@ -586,3 +586,19 @@ def attributes_of(extra: bytes) -> dict[str, object]:
     return {
         pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in Span.FromString(extra).attributes
     }
+
+
+def test_calls_of_a_loop_from_before_its_rule_spoke_bear_no_decision() -> None:
+    stage = Stage("loops: [{name: same-error, detect: repeated_error, with: {count: 3}, do: [{deny: {}}]}]")
+    told = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "bash",
+        "error.type": "ExitError",
+        "gen_ai.tool.call.arguments": "{}",
+        "gen_ai.tool.call.result": "no such file",
+    }
+    spans = [replace(stage.span("trace", n, T0 + n * SECOND, told), status_code=2) for n in range(2, 6)]
+    stage.engine.feed(Signal.TRACES, spans, 1, T0 + MINUTE)
+    said = [attributes_of(out.extra) for out in stage.engine.take().outgoing if out.signal is Signal.TRACES]
+    assert [span["otel_cost.loop.iteration"] for span in said] == [1, 2, 3, 4]
+    assert [span.get("otel_cost.decision") for span in said] == [None, None, "deny", "deny"]

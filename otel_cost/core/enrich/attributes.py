@@ -37,11 +37,6 @@ _EXACT: Final = {tag: text_prefixes(tag, "otel_cost.usd_exact", _AMOUNT_SIZE) fo
 _PART_USD: Final = {tag: {part: double_prefix(tag, f"otel_cost.{part}_usd") for part in PARTS} for tag in TAGS.values()}
 
 
-def splice(raw: bytes, extra: bytes) -> bytes:
-    """The enriched record: the sender's bytes untouched, then our fields."""
-    return raw + extra
-
-
 def call_attributes(call: Call, run_id: str, signal: Signal = Signal.TRACES) -> bytes:
     """Status and cost of the call that a record speaks for.
 

@@ -28,7 +28,6 @@ def fill_common(event: HookEvent, payload: dict[str, Any]) -> bool:
         return False
     event.session = session
     event.agent_id, event.agent = text(payload, "agent_id"), text(payload, "agent_type")
-    event.prompt_id = text(payload, "prompt_id", "turn_id")
     event.model = text(payload, "model", "to_model")
     fill_call(event, payload)
     calls = payload.get("tool_calls")

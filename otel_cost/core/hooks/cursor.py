@@ -26,7 +26,7 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     if session is None:
         return False
     event.session = session
-    event.prompt_id, event.model = text(payload, "generation_id"), text(payload, "model")
+    event.model = text(payload, "model")
     event.agent, event.agent_id = text(payload, "subagent_type"), text(payload, "subagent_id")
     event.tool, event.tool_call_id = text(payload, "tool_name"), text(payload, "tool_use_id")
     arguments = payload.get("tool_input")

@@ -23,7 +23,6 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     event.session = text(payload, "session_id") or ""
     event.parent_session = text(payload, "parent_session_id")
     event.agent, event.agent_id = text(payload, "agent"), text(payload, "agent_id")
-    event.prompt_id = text(payload, "prompt_id")
     event.provider, event.model = text(payload, "provider"), text(payload, "model")
     event.tool, event.tool_call_id = text(payload, "tool"), text(payload, "tool_call_id")
     args = payload.get("args")

@@ -32,7 +32,6 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
     event.session = session or ""
     event.tool, event.tool_call_id = text(given, "tool"), text(given, "callID")
     event.agent = text(given, "agent") or text(message, "agent")
-    event.prompt_id = text(given, "messageID") or text(message, "id")
     model = mapping(given, "model") or mapping(message, "model")
     event.model, event.provider = text(model, "modelID", "id"), text(model, "providerID")
     if event.event == "before_tool":

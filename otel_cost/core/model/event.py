@@ -131,7 +131,6 @@ class HookEvent:
     parent_session: str | None = None  # the session that this one was started by
     agent: str | None = None  # kind of sub-agent; None: the main thread
     agent_id: str | None = None
-    prompt_id: str | None = None
 
     tool: str | None = None
     tool_call_id: str | None = None

@@ -41,11 +41,6 @@ def rate_of(femto_per_unit: Fraction) -> Rate:
     return Rate(femto_per_unit.numerator, femto_per_unit.denominator)
 
 
-def round_nano(femto: Fraction | int) -> int:
-    """Nano-dollars nearest to an exact amount of femto-dollars, half to even."""
-    return round(Fraction(femto, FEMTO_PER_NANO))
-
-
 def split_nano(total_nano: int, femto_parts: Sequence[Fraction | int]) -> list[int]:
     """Round the parts of one charge so that they add up to its rounded total.
 

@@ -94,4 +94,3 @@ class Severity(StrEnum):
 
 MODEL_KINDS = frozenset({Kind.INFERENCE, Kind.EMBEDDING})
 CALL_KINDS = frozenset({Kind.INFERENCE, Kind.EMBEDDING, Kind.TOOL, Kind.FEE})
-ROLLUP_KINDS = frozenset({Kind.AGENT, Kind.WORKFLOW})

@@ -63,7 +63,6 @@ class PriceBook:
         self._layers = layers
         self.id = _identity(layers)
         self._stacks: dict[str, dict[str, list[Model]]] = {}
-        self._of_provider: dict[str, list[object]] = {}
         fallback: dict[str, tuple[str, ...]] = {}
         provider_names: dict[str, str] = {}
         for layer in layers:
