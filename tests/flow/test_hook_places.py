@@ -60,9 +60,9 @@ def test_each_call_is_read_again_where_it_was(tmp_path: Path) -> None:
     live.start()
     order: list[tuple[int, int]] = []
     try:
-        for body in export_requests(60, 20):
+        for request, body in enumerate(export_requests(60, 20)):
             live._intake.accept(Signal.TRACES, body, tenant="default", transport="grpc")
-            live.decide(hook(100 + number)).result(20)
+            live.decide(hook(100 + request)).result(20)
         until(lambda: number == 9)
         until(lambda: sum(read_kept(record) is not None for record in live.journal.read()) == 12)
         kept = [one for record in live.journal.read() if (one := read_kept(record)) is not None]
