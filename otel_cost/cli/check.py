@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -68,10 +69,16 @@ def _kind_of(document: Document) -> Literal["rules", "config", "prices", "tests"
     from otel_cost.core.price.schema import PriceFile
     from otel_cost.edge.config import Config
 
-    rules, config, prices = (len(keys & set(model.model_fields)) for model in (RuleFile, Config, PriceFile))
+    rules, config, prices = (_known(keys, set(model.model_fields)) for model in (RuleFile, Config, PriceFile))
     if rules >= max(config, prices):
         return "rules"
     return "config" if config >= prices else "prices"
+
+
+def _known(keys: set[str], fields: set[str]) -> float:
+    """How many keys belong there; one that is only misspelt counts a little less."""
+    misspelt = sum(bool(get_close_matches(str(key), fields, n=1)) for key in keys - fields)
+    return len(keys & fields) + misspelt / 2
 
 
 def _in_configs(documents: list[Document]) -> list[Problem]:

@@ -54,6 +54,7 @@ from otel_cost.document import nearest, parse_document, validate
 from otel_cost.edge.files import BUNDLED, load_price_book, read_document
 from otel_cost.edge.otlp_files import otlp_files, requests
 from otel_cost.edge.rule_files import read_rules
+from otel_cost.errors import DocumentError
 from otel_cost.pipeline import Engine
 from otel_cost.quantities import Duration
 
@@ -234,7 +235,11 @@ def run_file(path: Path) -> Iterator[tuple[str, list[str]]]:
         UsageError: a file that is named is not there.
         DocumentError: the test file or its rules do not load.
     """
-    file = validate(read_document(path), RuleTestFile)
+    document = read_document(path)
+    if isinstance(document.value, dict) and "tests" not in document.value:
+        hint = f"the tests of rules are a file of their own, NAME.test.yaml, with `rules: [{path.name}]`"
+        raise DocumentError([document.problem((), "there are no `tests` in it", hint)])
+    file = validate(document, RuleTestFile)
     named = [entry if entry.startswith(BUNDLED) else str(path.parent / entry) for entry in file.rules]
     rules = read_rules(named, tells_nobody=True)
     book = load_price_book(extra=_minted(file.tests))

@@ -97,3 +97,27 @@ def test_help_is_there_at_once() -> None:
     subprocess.run([sys.executable, "-m", "otel_cost", "--help"], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0  # CPU; about 0.2 s
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("enginee: {settle: 2s}", "enginee: unknown key `enginee`\n    did you mean `engine`?"),
+        ("lopps: []", "lopps: unknown key `lopps`\n    did you mean `loops`?"),
+    ],
+)
+def test_a_file_with_one_misspelt_key_is_read_as_what_it_was_meant_to_be(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["check", written(tmp_path, "a.yaml", text)]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_rules_given_for_their_tests_are_one_mistake_that_says_where_tests_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = written(tmp_path, "r.yaml", "version: 1\nloops: []\n")
+    assert run(["test", rules]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{rules}:1:1: there are no `tests` in it\n")
+    assert "NAME.test.yaml, with `rules: [r.yaml]`" in said

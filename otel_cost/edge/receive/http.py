@@ -249,7 +249,9 @@ class _App:
     ) -> _Reply:
         signal = PATHS.get(scope["path"])
         if signal is None or signal not in self._signals:
-            return _refused(UnknownPathError(f"no such path; OTLP is taken at {', '.join(sorted(PATHS))}"))
+            taken = ", ".join(sorted(path for path, one in PATHS.items() if one in self._signals))
+            why = "no such path" if signal is None else f"no pipeline takes {signal.value} (`service.pipelines`)"
+            return _refused(UnknownPathError(f"{why}; OTLP is taken at {taken}"))
         try:
             return await self._export(signal, scope["method"], headers, media, incoming)
         except RefusalError as refused:

@@ -209,7 +209,9 @@ def test_a_query_does_not_change_the_path(house) -> None:
 
 def test_a_signal_that_is_not_served_is_404(build) -> None:
     house = build().open(signals=[Signal.LOGS])
-    assert post(house, b"", "/v1/traces").status == 404
+    answer = post(house, b"", "/v1/traces")
+    assert answer.status == 404
+    assert "no pipeline takes traces (`service.pipelines`); OTLP is taken at /v1/logs" in answer.error.message
     assert post(house, b"", "/v1/logs").status == 200
 
 
