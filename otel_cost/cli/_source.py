@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import urllib3
 
-from otel_cost.edge.config import load_config
+from otel_cost.cli._service import data_folder
 from otel_cost.edge.ledger import FILE
 from otel_cost.edge.serve import discovery
 from otel_cost.edge.serve.when import instant_ns
@@ -66,35 +66,6 @@ def open_source(config: Sequence[Path] | None, data_dir: Path | None) -> Source:
     from otel_cost.edge.ledger.duckdb import DuckDbLedger  # not needed where the API answers
 
     return _File(DuckDbLedger(folder / FILE, read_only=True))
-
-
-def data_folder(config: Sequence[Path] | None, data_dir: Path | None) -> Path:
-    """The folder that a command is about."""
-    return data_dir.expanduser().absolute() if data_dir is not None else load_config(config or []).data_dir
-
-
-def get(service: str, key: str | None, path: str) -> Row:
-    """One answer of a running service."""
-    return _asked("GET", service, key, path, None)
-
-
-def post(service: str, key: str | None, path: str, told: Row) -> Row:
-    """Tell a running service something."""
-    return _asked("POST", service, key, path, told)
-
-
-def _asked(method: str, service: str, key: str | None, path: str, told: Row | None) -> Row:
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    http = urllib3.PoolManager(headers=headers, retries=False, timeout=urllib3.Timeout(connect=2.0, read=60.0))
-    try:
-        sent = {} if told is None else {"json": told}
-        answer = http.request(method, f"{service}{path}", **sent)
-        body: Row = answer.json()
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        raise UsageError(f"the service at {service} does not answer: {error}") from error
-    if answer.status != 200:
-        raise UsageError(str(body.get("error", f"{service}{path}: HTTP {answer.status}")))
-    return body
 
 
 class _Api:

@@ -26,7 +26,7 @@ def allow(
 
     A budget is relaxed for the group of the alert, a loop or an escalation rule is lifted for its run.
     """
-    from otel_cost.cli._source import data_folder, post
+    from otel_cost.cli._service import ask_service, data_folder
     from otel_cost.edge.allow import FOLDER, exception_of, find_alert, read_wish, write_exception
     from otel_cost.edge.serve import discovery
     from otel_cost.errors import UsageError
@@ -37,7 +37,7 @@ def allow(
     folder = data_folder(config, data_dir)
     service = discovery.find(folder)
     if service is not None and out is None:
-        done = post(service, discovery.local_key(folder), "/v1/exceptions", wanted)
+        done = ask_service(folder, "POST", "/v1/exceptions", wanted)
     else:
         found = find_alert(wish, _alerts(folder, service))
         made = exception_of(wish, found, None, time.time_ns())
@@ -59,13 +59,12 @@ def allow(
 
 
 def _alerts(folder: Path, service: str | None) -> list[dict[str, Any]]:
-    from otel_cost.cli._source import get
+    from otel_cost.cli._service import ask_service
     from otel_cost.edge.ledger import FILE
-    from otel_cost.edge.serve import discovery
     from otel_cost.errors import UsageError
 
     if service is not None:
-        alerts: list[dict[str, Any]] = get(service, discovery.local_key(folder), "/v1/alerts?limit=1000")["alerts"]
+        alerts: list[dict[str, Any]] = ask_service(folder, "GET", "/v1/alerts?limit=1000")["alerts"]
         return alerts
     if not (folder / FILE).exists():
         raise UsageError(f"nothing has been recorded in {folder}\n    name the service's folder with --data-dir")
