@@ -149,7 +149,8 @@ class Router:
         return verdict
 
     def _sort(self, out: Shares, verdict: _Verdict, records: Sequence[Outgoing]) -> None:
-        for name, share in verdict.shares.items():
+        for name in self.routed:
+            share = verdict.shares.get(name, _NOT)  # decided before other rules named it: it begins with the next trace
             if not share:
                 out.declined.setdefault(name, []).extend(records)
             elif share == _WHOLE:

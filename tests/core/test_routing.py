@@ -132,6 +132,15 @@ def test_a_route_takes_nothing_from_a_destination_it_does_not_name() -> None:
     assert router("version: 1\nroutes: [{to: [a], keep: all}]").routed == ("a",)
 
 
+def test_a_destination_that_is_routed_later_keeps_its_books_of_traces_decided_before() -> None:
+    one = router("version: 1\nroutes: [{to: [a], keep: all}]")
+    one.take([span(1, root=True)], (), Costs(), 0)
+    one.use(load_rules([parse_document("version: 1\nroutes: [{to: [a, b], keep: all}]", "r")]).routes)
+    late = one.take([span(1)], (), Costs(), S)
+    assert {name: len(records) for name, records in late.offered.items()} == {"a": 1}
+    assert {name: len(records) for name, records in late.declined.items()} == {"b": 1}
+
+
 def test_shares_are_exact() -> None:
     routes = load_rules([parse_document("version: 1\nroutes: [{to: [a], sample: 0.1}, {to: [b], sample: 5%}]", "r")])
     assert [route.share for route in routes.routes] == [Fraction(1, 10), Fraction(1, 20)]
