@@ -26,6 +26,7 @@ from otel_cost.edge.config import is_loopback
 from otel_cost.edge.ledger import LedgerUnavailableError, UnknownDimensionError
 from otel_cost.edge.receive.http import HEADER_S, patient
 from otel_cost.edge.serve import discovery
+from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import Gate
 from otel_cost.edge.serve.hooks import hook_routes
 from otel_cost.edge.serve.openapi import document
@@ -202,11 +203,9 @@ def _own_error(_: Request, error: Exception) -> Response:
 
 
 async def _small(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise HTTPException(413, f"more than {_MOST_BYTES} bytes")
+    body = await read_body(request, _MOST_BYTES)
+    if body is None:
+        raise HTTPException(413, f"more than {_MOST_BYTES} bytes")
     return body
 
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from anyio.to_thread import run_sync
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
 from otel_cost.core.decide import Decision, Verb
 from otel_cost.core.hooks import HOOKS, answer_hook, outage_answers, read_hook
 from otel_cost.edge.clock import now_ns
+from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import tenant_of
-from otel_cost.errors import DecodeError
+from otel_cost.errors import DecodeError, whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +95,7 @@ class _Desk:
     async def answer(self, dialect: str, request: Request) -> Response:
         if dialect not in HOOKS:
             return self._no_objection("unknown dialect", "unknown", asked=dialect[:40])
-        body = await _body(request, self._max_bytes)
+        body = await read_body(request, self._max_bytes)
         if body is None:
             return self._no_objection("hook payload too large or cut off", dialect)
         began = time.perf_counter()
@@ -142,27 +141,9 @@ def _memory(dialect: str, decision: Decision) -> dict[str, str]:
     return headers
 
 
-async def _body(request: Request, max_bytes: int) -> bytes | None:
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:12]) > max_bytes:
-        return None
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > max_bytes:
-                return None
-            chunks.append(chunk)
-    except ClientDisconnect:
-        return None
-    return b"".join(chunks)
-
-
 def _failed(error: Exception, dialect: str) -> Response:
     """Where it went wrong, not what was said there: messages quote content."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
-    _log.error("a hook call could not be answered", error=type(error).__name__, at=place, dialect=dialect)
+    _log.error("a hook call could not be answered", dialect=dialect, **whereabouts(error))
     return _reply({})
 
 

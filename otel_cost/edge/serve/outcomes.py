@@ -12,13 +12,13 @@ from urllib.parse import parse_qs
 import anyio.to_thread
 import structlog
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.outcomes import keys_of, result_of
 from otel_cost.edge.journal import JournalBrokenError, JournalFullError
+from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import tenant_of
 from otel_cost.edge.serve.when import instant_ns
 from otel_cost.edge.webhooks import github_outcomes, is_signed, read_object
@@ -132,7 +132,7 @@ def outcome_routes(host: Host) -> list[Route]:
     """`POST /v1/outcomes` takes both: a request with `X-GitHub-Event` is a webhook. Answered once it is on disk."""
 
     async def post(request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request, MAX_BYTES)
         if body is None:
             return JSONResponse({"error": f"longer than {MAX_BYTES} bytes, or cut off"}, 413)
         return await anyio.to_thread.run_sync(_taken, host, request, body)
@@ -195,16 +195,3 @@ def first_mistake(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         said = f"unknown key; known are {known}"
     return f"{where}: {said}" if where else said
-
-
-async def _body(request: Request) -> bytes | None:
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > MAX_BYTES:
-                return None
-            chunks.append(chunk)
-    except ClientDisconnect:
-        return None
-    return b"".join(chunks)

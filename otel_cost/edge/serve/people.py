@@ -17,6 +17,7 @@ from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.core.rules.alerting import Matchers, Silence, silencing
 from otel_cost.document import Mistakes
 from otel_cost.edge.auth import NOBODY
+from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.when import instant_ns
 from otel_cost.quantities import Duration
 
@@ -178,8 +179,8 @@ def _is_of(one: Silence, tenant: str | None) -> bool:
 async def _body(request: Request) -> object:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "send JSON with content-type: application/json")
-    body = await request.body()
-    if len(body) > _MOST_BYTES:
+    body = await read_body(request, _MOST_BYTES)
+    if body is None:
         raise HTTPException(413, f"longer than {_MOST_BYTES} bytes")
     try:
         return json.loads(body)
