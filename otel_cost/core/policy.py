@@ -185,8 +185,8 @@ class Policy:
     def standings(self, now_ns: int, tenant: str | None = None, limit: int = 1000) -> list[dict[str, object]]:
         """Where each group of each budget stands in the window that is running, the fullest first.
 
-        Money as decimal strings; `used_share` of the limit; `exhausted_at`: when the window runs out of money if it
-        is spent as it is now.
+        Money as decimal strings; in `group` None is the unattributed; `used_share` of the limit; `exhausted_at`:
+        when the window runs out of money if it is spent as it is now.
         """
         found = [
             (share, one)
@@ -204,7 +204,7 @@ class Policy:
             "rule": rule.name,
             "mode": rule.mode.value,
             "tenant": one.group[0],
-            "group": dict(zip(one.budget.per, one.group[1:], strict=True)),
+            "group": {name: value or None for name, value in zip(one.budget.per, one.group[1:], strict=True)},
             "window": rule.window_text,
             "window_start": rfc3339(one.window_start_ns) if one.window_start_ns else None,
             "window_end": None if one.window_end_ns is None else rfc3339(one.window_end_ns),

@@ -179,7 +179,10 @@ class Expected(_Strict):
 
 
 class Counter(_Strict):
-    """Where a group of a budget must stand when the input is over. `group` may name a part of what it is made of."""
+    """Where a group of a budget must stand when the input is over. `group` may name a part of what it is made of.
+
+    An empty value is the unattributed.
+    """
 
     rule: str
     group: dict[str, str] = {}
@@ -403,10 +406,11 @@ def _misdecided(test: RuleTest, answers: list[_Answer]) -> Iterator[str]:
 
 
 def _miscounted(counter: Counter, standings: list[Row]) -> Iterator[str]:
+    group = {name: value or None for name, value in counter.group.items()}
     rows = [
         row
         for row in standings
-        if row["rule"] == counter.rule and counter.group.items() <= cast("dict[str, str]", row["group"]).items()
+        if row["rule"] == counter.rule and group.items() <= cast("dict[str, str | None]", row["group"]).items()
     ]
     where = f"{counter.rule} {counter.group}" if counter.group else counter.rule
     for name in ("spent_usd", "counted_usd", "left_usd", "limit_usd"):

@@ -317,6 +317,7 @@ def test_a_call_counts_for_whom_its_run_turns_out_to_be_for() -> None:
     stage.spend("r", T0, 6)
     stage.spend("r", T0 + SECOND, 5)
     assert [alert.evidence["group"] for alert in stage.alerts] == [{"user": "", "app.feature": ""}]
+    assert [row["group"] for row in stage.engine.policy.standings(T0)] == [{"user": None, "app.feature": None}]
     root = {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.conversation.id": "r",

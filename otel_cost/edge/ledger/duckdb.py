@@ -334,12 +334,25 @@ class DuckDbLedger:
                 "DELETE FROM call_rows WHERE id IN (SELECT c.id FROM call_rows c JOIN facets f ON f.id = c.facet"
                 " JOIN doomed d ON d.tenant = f.tenant AND d.run_id = c.run_id)"
             )
+            # News that reaches none but these runs goes with them; what it says of other work stays.
+            db.execute(
+                "CREATE OR REPLACE TEMP TABLE reached AS SELECT DISTINCT k.tenant, k.id FROM outcome_keys k JOIN ("
+                "SELECT tenant, key FROM run_joins SEMI JOIN doomed USING (tenant, run_id) UNION"
+                " SELECT tenant, key FROM run_keys SEMI JOIN doomed USING (tenant, run_id)) USING (tenant, key)"
+            )
             for table in ("run_keys", "snapshots", "traces", "steps", "alerts", "corrections", "run_joins", "runs"):
                 db.execute(f"DELETE FROM {table} WHERE (tenant, run_id) IN (SELECT (tenant, run_id) FROM doomed)")  # noqa: S608
+            db.execute(
+                "DELETE FROM reached WHERE (tenant, id) IN (SELECT (k.tenant, k.id) FROM outcome_keys k JOIN ("
+                "SELECT tenant, key FROM run_joins UNION ALL SELECT tenant, key FROM run_keys) USING (tenant, key))"
+            )
+            for table in ("outcome_keys", "outcomes"):
+                db.execute(f"DELETE FROM {table} WHERE (tenant, id) IN (SELECT (tenant, id) FROM reached)")  # noqa: S608
             gone = {(str(tenant), str(run)) for tenant, run in db.execute("SELECT * FROM doomed").fetchall()}
             # Names of users and attributes live in facets: those that nothing speaks of any more go as well.
             db.execute("DELETE FROM facets WHERE id NOT IN (SELECT facet FROM call_rows)")
             db.execute("DROP TABLE doomed")
+            db.execute("DROP TABLE reached")
             db.commit()
         except BaseException:
             self._roll_back()

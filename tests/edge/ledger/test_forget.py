@@ -11,6 +11,7 @@ import ledger_cases as cases
 import pytest
 
 from otel_cost.core.model.effects import Effects
+from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.edge.config import Retention
 from otel_cost.edge.ledger import Batch, Selection
 from otel_cost.edge.ledger.duckdb import MIGRATIONS, DuckDbLedger
@@ -74,6 +75,41 @@ def test_forgets_by_run_user_and_age(ledger: DuckDbLedger) -> None:
     # And it goes on as if nothing had been.
     put(ledger, "d", "dana", nano=7)
     assert users(ledger) == {"dana": "0.000000007"}
+
+
+def news(name: str, *keys: str) -> Outcome:
+    return Outcome(
+        id=name,
+        tenant="default",
+        name=name,
+        value=Result.SUCCESS,
+        at_ns=cases.NOON_NS + 10**9,
+        source="api",
+        keys=keys,
+        subject=f"about-{name}",
+    )
+
+
+def test_news_of_forgotten_runs_goes_and_news_of_others_stays(ledger: DuckDbLedger) -> None:
+    first, second = put(ledger, "a", "dana"), put(ledger, "b", "kim")
+    joins = [("default", first, "branch:one"), ("default", first, "branch:both"), ("default", second, "branch:both")]
+    told = [
+        news("of-dana", f"trace:{first}"),
+        news("on-branch", "branch:one"),
+        news("shared", "branch:both", f"trace:{first}"),
+        news("nobodys", "ticket:9"),
+    ]
+    batch = Batch()
+    batch.add(Effects(joins=joins, outcomes=told))
+    ledger.commit(batch, 9)
+    assert ledger.forget(Selection(run_id=first)) == 1
+    left = everything(ledger)
+    assert "of-dana" not in left
+    assert "on-branch" not in left
+    assert {row["name"] for row in ledger.news()} == {"shared", "nobodys"}
+    assert [one.name for one in ledger.outcomes([("default", second)])["default", second]] == ["shared"]
+    assert ledger.forget(Selection(user="kim")) == 1
+    assert {row["name"] for row in ledger.news()} == {"nobodys"}
 
 
 def test_retention_by_age_and_size(ledger: DuckDbLedger, tmp_path: Path) -> None:

@@ -144,6 +144,17 @@ def test_the_page_of_a_run_tells_cost_waste_holes_and_what_was_charged(http) -> 
         assert word in page, word
 
 
+def test_a_run_that_nobody_judged_is_unknown_and_says_why(http) -> None:
+    run = http.get(f"/v1/runs/{RUN}").json()
+    assert (run["outcome"], run["verdict"], run["verdict_why"]) == (None, "unknown", "no outcome is known")
+    (line,) = http.get("/v1/runs").json()["runs"]
+    assert (line["verdict"], line["verdict_why"]) == ("unknown", "no outcome is known")
+    page = http.get(f"/runs/{RUN}").text
+    (told,) = re.findall(r'<section class="card" id="verdict">.*?</section>', page, re.DOTALL)
+    for word in ("Worth it?", "unknown", "no outcome is known", "otel-cost outcome add"):
+        assert word in told
+
+
 def test_openapi_names_every_route_and_its_answers_fit(http) -> None:
     document = http.get("/openapi.json").json()
     app = make_app(no_host())._app._app
