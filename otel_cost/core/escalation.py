@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import ormsgpack
 
-from otel_cost.core.decide import ALLOWED, CALLS, Decision, Verb, carried
+from otel_cost.core.decide import ALLOWED, CALLS, SWITCH, Decision, Verb, carried
 from otel_cost.core.decide.words import decisions_of
 from otel_cost.core.failures import ways_of
 from otel_cost.core.model.finding import Alert
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _MOST_STATES: Final = 20_000
 _MOST_KEPT: Final = 1_000  # models used, failures, of one run
 _MODEL_EVENTS: Final = frozenset({"session_start", "prompt", "agent_start", "before_model"})
-_GATES: Final = _MODEL_EVENTS | CALLS
+_GATES: Final = _MODEL_EVENTS | CALLS | {SWITCH}
 _END_NS: Final = 2**63 - 1
 _VERSION: Final = 1
 
@@ -130,6 +130,8 @@ class Escalation:
             state.granted = True
             if event.model is not None and event.event == "after_model":
                 self._use(state, Used(event.received_ns - event.duration_ns, label, event.model))
+        if event.model is not None and event.event == "model_switched":
+            self._use(state, Used(event.received_ns, label, event.model))
         if event.failures and hook_step(event) is None:  # else told with its step
             failure = Failure(event.received_ns, label, event.failures, event.model)
             self._fail(state, f"hook {event.received_ns} {len(state.failures)}", failure)
@@ -257,7 +259,7 @@ class Escalation:
         if decision.verb is Verb.WARN and key in state.said:
             return ALLOWED
         if decision.verb is Verb.ASK:
-            if (key in state.said and state.granted) or not event.event.startswith("before"):
+            if (key in state.said and state.granted) or not event.event.startswith(("before", SWITCH)):
                 return ALLOWED
             state.granted = False
         if decision.verb in {Verb.WARN, Verb.ASK}:

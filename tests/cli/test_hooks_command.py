@@ -126,20 +126,41 @@ def test_a_dry_run_prints_and_writes_nothing(home: Path, harness: str, capsys: p
     assert list(home.iterdir()) == []
 
 
-def test_claude_asks_over_http_within_its_time_and_keeps_the_users_hooks(home: Path) -> None:
+def test_claude_asks_by_the_client_tells_over_http_and_keeps_the_users_hooks(home: Path) -> None:
     path = given_file(home, "claude")
     run(["hooks", "install", "claude", "--url", "http://127.0.0.1:9999/"])
     hooks = parse(path.read_text()).value["hooks"]
-    ours = {"type": "http", "url": "http://127.0.0.1:9999/v1/hooks/claude", "timeout": 0.3}
-    assert hooks["PreToolUse"] == [
-        {"matcher": "Bash", "hooks": [{"type": "command", "command": "audit.sh"}]},
-        {"hooks": [ours]},
-    ]
-    assert {event for event, groups in hooks.items() if {"hooks": [ours]} in groups} == {
-        "UserPromptSubmit", "PreToolUse", "PostToolUse", "PostToolUseFailure", "PostToolBatch", "SubagentStop",
+    told = {"type": "http", "url": "http://127.0.0.1:9999/v1/hooks/claude", "timeout": 0.3}
+    users, ours = hooks["PreToolUse"]
+    assert users == {"matcher": "Bash", "hooks": [{"type": "command", "command": "audit.sh"}]}
+    (asked,) = ours["hooks"]
+    assert (asked["type"], asked["timeout"]) == ("command", 1)
+    assert asked["command"].endswith("hook claude --url http://127.0.0.1:9999/")
+    assert {event for event, groups in hooks.items() if {"hooks": [told]} in groups} == {
+        "PostToolUse", "PostToolUseFailure", "PostToolBatch", "PostModelSwitch", "SubagentStop",
     }  # fmt: skip
-    # Over HTTP these two are silently not sent.
-    assert {hooks[event][0]["hooks"][0]["type"] for event in ("SessionStart", "SessionEnd")} == {"command"}
+    # What can be refused is to be refused during an outage, too; session events are silently not sent over HTTP.
+    assert {event for event, groups in hooks.items() if {"hooks": [asked]} in groups} == {
+        "SessionStart", "UserPromptSubmit", "PreToolUse", "PreModelSwitch", "SessionEnd",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("harness", ["claude", "qwen"])
+def test_questions_over_http_are_said_by_status_and_mended_by_install(
+    home: Path, harness: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["hooks", "install", harness])
+    path = home / FILES[harness]
+    settings = json.loads(path.read_text())
+    settings["hooks"]["PreToolUse"][0]["hooks"] = settings["hooks"]["PostToolUse"][0]["hooks"]
+    path.write_text(json.dumps(settings))
+    capsys.readouterr()
+    run(["hooks", "status", harness])
+    assert "PreToolUse over HTTP: a stop does not hold" in " ".join(capsys.readouterr().out.split())
+    run(["hooks", "install", harness])
+    capsys.readouterr()
+    run(["hooks", "status", harness])
+    assert "over HTTP" not in capsys.readouterr().out
 
 
 def test_another_url_takes_the_place_of_the_first(home: Path) -> None:

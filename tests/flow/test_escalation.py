@@ -9,7 +9,7 @@ import pytest
 from policy_helper import HOUR, MINUTE, SECOND, T0, Stage
 
 from otel_cost.core.decide import decision_json
-from otel_cost.core.hooks import read_hook
+from otel_cost.core.hooks import answer_hook, read_hook
 from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
@@ -290,3 +290,36 @@ def test_what_is_known_of_a_run_outlives_the_process_and_its_run() -> None:
 def test_an_answer_that_allows_bears_the_rules_too() -> None:
     agent = Agent()
     assert agent.says("before_tool", tool="x")["evidence"]["rules_hash"] == agent.stage.engine.rules.hash
+
+
+def switches(agent: Agent, event: str, to: str, source: str = "command") -> dict:
+    agent.now_ns += SECOND
+    told = {"session_id": "s", "hook_event_name": event, "from_model": "nano-1", "to_model": to, "source": source}
+    read = read_hook("claude", json.dumps(told).encode(), agent.now_ns)
+    return answer_hook("claude", read, agent.stage.engine.hook(read, agent.now_ns))
+
+
+@pytest.mark.parametrize(
+    ("verb", "source", "said"),
+    [("downgrade: {to: nano-1}", "command", "block"), ("deny: {}", "picker", "block"),
+     ("ask: {}", "sdk", "block"), ("ask: {}", "command", "ask")],
+)  # fmt: skip
+def test_claude_code_switches_to_a_strong_model_only_after_the_named_failures(
+    verb: str, source: str, said: str
+) -> None:
+    agent = Agent(RULES.replace("downgrade: {to: nano-1}", verb))
+    assert switches(agent, "PreModelSwitch", "nano-1", source) == {}
+    switches(agent, "PostModelSwitch", "nano-1", source)
+    agent.fails()
+    refused = switches(agent, "PreModelSwitch", "strong-5", source)
+    assert said in {refused.get("decision"), refused.get("hookSpecificOutput", {}).get("permissionDecision")}
+    agent.fails(error="1 failed, 4 passed")
+    assert switches(agent, "PreModelSwitch", "strong-5", source) == {}
+
+
+def test_the_model_that_claude_code_has_switched_to_is_the_one_at_work() -> None:
+    agent = Agent(RULES.replace("downgrade: {to: nano-1}", "deny: {}"))
+    agent.says("session_start", model="nano-1")
+    assert agent.says("before_tool", tool="bash", args={"command": "ls"})["decision"] == "allow"
+    switches(agent, "PostModelSwitch", "strong-5")  # of a fallback: nobody was asked
+    assert agent.says("before_tool", tool="bash", args={"command": "ls"})["decision"] == "deny"

@@ -97,6 +97,9 @@ def strictest(decisions: Iterable[Decision]) -> Decision:
 # Events at which a single tool call is in question.
 CALLS: Final = frozenset({"before_tool", "permission"})
 
+# A session is about to change its model; refused, it goes on with the one that it has.
+SWITCH: Final = "model_switch"
+
 # What a verb that a harness knows nowhere becomes. `downgrade` says it itself.
 _FALLBACK: Final = {Verb.STOP: Verb.DENY, Verb.ASK: Verb.DENY, Verb.DELAY: Verb.WARN}
 
@@ -114,7 +117,10 @@ def carried(decision: Decision, event: HookEvent) -> Decision:
         if verb is Verb.ASK and event.event not in CALLS:
             # A refused tool lets the agent think again; a refused model call would be the end of its run.
             return replace(ALLOWED, shadow=decision.shadow, outage=decision.outage, rules=decision.rules)
-        verb = decision.otherwise if verb is Verb.DOWNGRADE else _FALLBACK[verb]
+        if verb is Verb.DOWNGRADE:
+            verb = Verb.DENY if event.event == SWITCH else decision.otherwise
+        else:
+            verb = _FALLBACK[verb]
     return decision if verb is decision.verb else replace(decision, verb=verb)
 
 

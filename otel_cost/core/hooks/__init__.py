@@ -88,7 +88,8 @@ def hook_event(dialect: str, payload: dict[str, Any], received_ns: int, tenant: 
     known = HOOKS[dialect]
     name = event_name(dialect, payload)
     if not name:
-        raise DecodeError(f"the payload names no event of {dialect}")
+        wanted = "`event`" if known.own_words else f"an event of {dialect}"
+        raise DecodeError(f"the payload lacks {wanted}")
     event = _fresh(known, name, received_ns, tenant)
     if not known.fill(event, payload):
         raise DecodeError(f"the payload is none of {dialect}")
@@ -125,6 +126,15 @@ def answer_hook(dialect: str, event: HookEvent, decision: Decision) -> Answer:
     return known.answer(event, said)
 
 
+def unanswered(dialect: str, why: str) -> Answer:
+    """What is said where nothing could be decided: no objection, and why to those who ask in our own words."""
+    known = HOOKS.get(dialect)
+    if known is None or not known.own_words:
+        return {}
+    silent = _fresh(known, "other", 0, DEFAULT_TENANT)
+    return known.answer(silent, replace(ALLOWED, reason=why))
+
+
 def outage_answers(dialect: str, decision: Decision) -> dict[str, Answer]:
     """Answers by the harness's event names, for a client to give while nobody answers; events without one are left out.
 
@@ -143,7 +153,17 @@ def outage_answers(dialect: str, decision: Decision) -> dict[str, Answer]:
 # A run that is to end is refused its next step; that also holds where the step after is never reported.
 _AFTER: Final = frozenset({"after_tool", "after_model"})
 
-__all__ = ["ALLOWED", "HOOKS", "HookDialect", "answer_hook", "hook_event", "outage_answers", "read_hook", "register"]
+__all__ = [
+    "ALLOWED",
+    "HOOKS",
+    "HookDialect",
+    "answer_hook",
+    "hook_event",
+    "outage_answers",
+    "read_hook",
+    "register",
+    "unanswered",
+]
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):

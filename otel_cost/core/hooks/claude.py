@@ -2,7 +2,9 @@
 
 Seen with 2.1.330. `continue: false` before a tool runs the tool once more unless
 the same answer denies it; after a failed tool it is ignored, and the event after
-the batch is where it works. At Stop any words make the agent go on.
+the batch is where it works. At Stop any words make the agent go on. A refused
+switch of models leaves the session with the model that it had; only a person at
+the terminal can be asked about one.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
         event.result = output_text(response)
         if tells_failure(response) and event.result:
             event.failed, event.error = True, event.result
+    event.unattended = payload.get("source") == "sdk"
     return True
 
 
@@ -36,6 +39,10 @@ def answer(event: HookEvent, decision: Decision) -> dict[str, Any]:
     match decision.verb, event.event:
         case Verb.WARN, _:
             return context(event, decision)
+        case Verb.DENY, "model_switch":
+            return block(decision)
+        case Verb.ASK, "model_switch" if event.unattended:
+            return block(decision)
         case Verb.ASK, _:
             return envelope(event, "ask", decision)
         case Verb.DENY, "before_tool":
@@ -72,8 +79,8 @@ register(
             "Notification": NOTHING,
             "MessageDisplay": NOTHING,
             "PreCompact": NOTHING,
-            "PreModelSwitch": NOTHING,
-            "PostModelSwitch": NOTHING,
+            "PreModelSwitch": ("model_switch", frozenset({Verb.ASK, Verb.DENY})),
+            "PostModelSwitch": ("model_switched", frozenset()),
         },
         fill=fill,
         answer=answer,

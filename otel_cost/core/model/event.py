@@ -113,8 +113,9 @@ class HookEvent:
 
     `event` is what happens, in words common to all harnesses: session_start,
     prompt, before_model, after_model, before_tool, permission, after_tool,
-    after_batch, agent_start, agent_stop, stop, session_end, or `other`; `name` is
-    what the harness itself calls it. Text of arguments, results and errors is content.
+    after_batch, agent_start, agent_stop, model_switch (`model` is the one asked for),
+    model_switched, stop, session_end, or `other`; `name` is what the harness itself
+    calls it. Text of arguments, results and errors is content.
     """
 
     tenant: str
@@ -148,6 +149,7 @@ class HookEvent:
     call_id: str | None = None  # an id of the model call that no other one bears
     usage: Usage | None = None  # where the harness tells it with the event
     usage_told: tuple[int, int] | None = None  # input and output as written, which telemetry repeats
+    unattended: bool = False  # nobody is there who could be asked about it
     usage_is_partial: bool = False  # the harness leaves parts out (cached tokens)
 
     carries: frozenset[str] = frozenset()  # verbs that the harness obeys at this very event

@@ -42,7 +42,7 @@ class Setup:
     command: str = "otel-cost hook"  # without the dialect
     limit_ms: int = DEFAULT_LIMIT_MS  # after which the harness goes on without an answer
     live_usage: bool = False  # hear of tokens at once where that costs a call per chunk
-    by_client: bool = False  # never over HTTP: only our client remembers a stop while nobody answers
+    by_client: bool = False  # nothing over HTTP
 
     def client(self, dialect: str) -> str:
         """The command that asks for a harness. A service at its usual place is found without being named."""

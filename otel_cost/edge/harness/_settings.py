@@ -8,7 +8,7 @@ from otel_cost.edge.harness import Setup, State
 from otel_cost.edge.harness._json_text import append, parse, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     Hook = dict[str, Any]
 
@@ -37,14 +37,23 @@ def uninstall(text: str, is_ours: Callable[[Hook], bool]) -> str | None:
 
 
 def state(
-    text: str, hooks: Mapping[str, Hook], is_ours: Callable[[Hook], bool], is_off: Callable[[dict[str, Any]], bool]
+    text: str,
+    hooks: Mapping[str, Hook],
+    is_ours: Callable[[Hook], bool],
+    is_off: Callable[[dict[str, Any]], bool],
+    by_client: Collection[str] = (),
 ) -> State:
-    """What stands, against what `install` would write."""
+    """What stands, against what `install` would write. `by_client`: events at which our client is to be asked."""
     root = parse(text).value if text.strip() else {}
     events = tuple(event for event in _events(root) if _ours(root, event, is_ours))
-    notes = ("all hooks are switched off in this file",) if is_off(root) else ()
+    notes = ["all hooks are switched off in this file"] if is_off(root) else []
+    forgetful = [
+        event for event in by_client if any(hook.get("type") == "http" for hook in _ours(root, event, is_ours))
+    ]
+    if forgetful:
+        notes.append(f"{', '.join(forgetful)} over HTTP: a stop does not hold while the service is down; install again")
     complete = all(len(_ours(root, event, is_ours)) == 1 for event in hooks)
-    return State(installed=bool(events), complete=complete, events=events, notes=notes)
+    return State(installed=bool(events), complete=complete, events=events, notes=tuple(notes))
 
 
 def _events(root: Any) -> list[str]:  # noqa: ANN401  # whatever the user wrote

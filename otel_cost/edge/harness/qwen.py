@@ -1,4 +1,4 @@
-"""Qwen Code: `settings.json` with Claude Code's event names, over HTTP throughout."""
+"""Qwen Code: `settings.json` with Claude Code's event names; our client asks, the rest is told over HTTP, as there."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Without UserPromptSubmit nothing could end a run.
-_EVENTS: Final = (
-    "SessionStart",
-    "UserPromptSubmit",
-    "PreToolUse",
-    "PostToolUse",
-    "PostToolUseFailure",
-    "PostToolBatch",
-    "SubagentStop",
-)
+_ASKED: Final = ("UserPromptSubmit", "PreToolUse")
+_TOLD: Final = ("SessionStart", "PostToolUse", "PostToolUseFailure", "PostToolBatch", "SubagentStop")
 _ROUTE: Final = "/v1/hooks/qwen"
 
 
@@ -28,9 +21,9 @@ def _path(environ: Mapping[str, str]) -> Path:
 
 
 def _hooks(setup: Setup) -> dict[str, dict[str, Any]]:
-    asked = {"type": "http", "url": setup.url.rstrip("/") + _ROUTE, "timeout": setup.limit_ms / 1000}
-    told = {"type": "command", "command": setup.client("qwen"), "timeout": setup.limit_s}
-    return dict.fromkeys(_EVENTS, told if setup.by_client else asked)
+    asked = {"type": "command", "command": setup.client("qwen"), "timeout": setup.limit_s}
+    told = {"type": "http", "url": setup.url.rstrip("/") + _ROUTE, "timeout": setup.limit_ms / 1000}
+    return dict.fromkeys(_ASKED, asked) | dict.fromkeys(_TOLD, asked if setup.by_client else told)
 
 
 def _is_ours(hook: dict[str, Any]) -> bool:
@@ -51,7 +44,7 @@ def _uninstall(text: str, _setup: Setup) -> str | None:
 
 
 def _state(text: str, setup: Setup) -> State:
-    return _settings.state(text, _hooks(setup), _is_ours, _is_off)
+    return _settings.state(text, _hooks(setup), _is_ours, _is_off, _ASKED)
 
 
 register(Harness(name="qwen", title="Qwen Code", path=_path, install=_install, uninstall=_uninstall, state=_state))

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from otel_cost.core.decide import Decision, Verb
-from otel_cost.core.hooks import HOOKS, answer_hook, outage_answers, read_hook
+from otel_cost.core.hooks import HOOKS, answer_hook, outage_answers, read_hook, unanswered
 from otel_cost.edge.clock import now_ns
 from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import tenant_of
@@ -104,12 +104,14 @@ class _Desk:
             decision = await asyncio.wait_for(asyncio.wrap_future(self._decide(event)), self._limit_s)
             reply = _reply(answer_hook(dialect, event, decision), _memory(dialect, decision))
         except DecodeError as error:
-            return self._no_objection(str(error), dialect, bytes=len(body))
+            return self._no_objection(f"not understood: {error}", dialect, bytes=len(body))
         except TimeoutError:
             return self._no_objection("not decided in time", dialect)
         except Exception as error:  # noqa: BLE001  # fail open, whatever it was
             self._count(dialect, "failed")
-            return _failed(error, dialect)
+            # Where it went wrong, not what was said there: messages quote content.
+            _log.error("a hook call could not be answered", dialect=dialect, **whereabouts(error))
+            return _reply(unanswered(dialect, "it could not be decided"))
         self._count(dialect, str(decision.verb), time.perf_counter() - began)
         return reply
 
@@ -124,7 +126,7 @@ class _Desk:
     def _no_objection(self, why: str, dialect: str, **facts: Any) -> Response:  # noqa: ANN401  # fields of a log line
         self._count(dialect, "unanswered")
         _log.warning("hook call without an answer", why=why, dialect=dialect, **facts)
-        return _reply({})
+        return _reply(unanswered(dialect, why))
 
     def _count(self, dialect: str, outcome: str, seconds: float | None = None) -> None:
         if self._metrics is not None:
@@ -139,12 +141,6 @@ def _memory(dialect: str, decision: Decision) -> dict[str, str]:
         kept = {"why": why, "answers": outage_answers(dialect, decision.outage)}
         headers["otel-cost-outage"] = json.dumps(kept, separators=(",", ":"))
     return headers
-
-
-def _failed(error: Exception, dialect: str) -> Response:
-    """Where it went wrong, not what was said there: messages quote content."""
-    _log.error("a hook call could not be answered", dialect=dialect, **whereabouts(error))
-    return _reply({})
 
 
 def _reply(answer: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

@@ -118,6 +118,18 @@ def test_where_no_model_can_be_changed_the_rule_says_what_happens(dialect: str) 
     assert warned == answer_hook(dialect, event, decision(Verb.WARN))
 
 
+def test_a_switch_of_models_is_refused_to_a_program_and_asked_of_a_person() -> None:
+    """As Claude Code 2.1.330 was seen to send it; `block` there left the model as it was."""
+    said = payload("claude", "PreModelSwitch") | {"from_model": "small", "to_model": "big"}
+    program, person = (hook_event("claude", said | {"source": source}, 1) for source in ("sdk", "picker"))
+    refused = {"decision": "block", "reason": SAYING}
+    for verb in (Verb.DOWNGRADE, Verb.ASK, Verb.DENY):
+        assert answer_hook("claude", program, decision(verb)) == refused
+    assert answer_hook("claude", person, decision(Verb.ASK))["hookSpecificOutput"]["permissionDecision"] == "ask"
+    assert answer_hook("claude", person, decision(Verb.DENY)) == refused
+    assert answer_hook("claude", person, decision(Verb.WARN)) == {}
+
+
 def test_copilot_lets_pass_what_it_will_ask_leave_for() -> None:
     before = hook_event("copilot", payload("copilot", "preToolUse"), 1)
     assert answer_hook("copilot", before, decision(Verb.STOP, defer=True)) == {}

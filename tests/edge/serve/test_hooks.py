@@ -73,7 +73,6 @@ def broken(_event: HookEvent) -> Decision:
         ("/v1/hooks/claude", b'"secret"'),
         ("/v1/hooks/codex", b""),
         ("/v1/hooks/unheard-of", json.dumps(CALL).encode()),
-        ("/v1/decide", b'{"session_id": "secret"}'),
         ("/v1/hooks/claude", b'{"session_id": "' + b"secret" * 200 + b'"}'),
     ],
 )
@@ -83,6 +82,31 @@ def test_a_bad_payload_is_an_empty_object_and_a_log_line_without_content(path: s
     assert (answer.status_code, answer.text) == (200, "{}")
     assert len(logs) == 1
     assert "secret" not in str(logs)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{secret", "not understood: the hook payload is no JSON"),
+        (b'["secret"]', "not understood: the hook payload is no JSON object"),
+        (b'{"session_id": "secret"}', "not understood: the payload lacks `event`"),
+        (b'{"event": "' + b"secret" * 200 + b'"}', "hook payload too large or cut off"),
+    ],
+)
+def test_who_asks_in_our_own_words_reads_why_there_was_no_objection(body: bytes, reason: str) -> None:
+    with capture_logs() as logs:
+        answer = client(lambda _: DENY, max_bytes=1000).post("/v1/decide", content=body)
+    assert answer.status_code == 200
+    assert answer.json() == {"decision": "allow", "reason": reason, "rule": None, "evidence": {}, "shadow": []}
+    assert "otel-cost-decision" not in answer.headers  # it is no decision: what a client remembers stays as it is
+    assert len(logs) == 1
+    assert "secret" not in str(logs)
+
+
+def test_a_neutral_decision_that_fails_is_allow_with_the_reason() -> None:
+    answer = client(broken).post("/v1/decide", json={"event": "before_tool", "tool": "bash"})
+    assert (answer.status_code, answer.json()["decision"]) == (200, "allow")
+    assert answer.json()["reason"] == "it could not be decided"
 
 
 def test_a_decision_that_fails_is_no_objection() -> None:
