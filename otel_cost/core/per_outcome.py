@@ -41,6 +41,17 @@ class Part(NamedTuple):
         return self.nano is not None or self.model_calls + self.holes > 0
 
 
+class Silent(NamedTuple):
+    """The parts of one group, added up, of runs of which nothing is known; only parts that make a row."""
+
+    group: tuple[str | None, ...]
+    nano: int | None
+    model_calls: int
+    holes: int
+    tries: int
+    incomplete: int  # of the tries those with holes
+
+
 @dataclass(slots=True)
 class _Sum:
     nano: int | None = None
@@ -51,16 +62,22 @@ class _Sum:
     succeeded: set[tuple[str, ...]] = field(default_factory=set)
     failed: set[tuple[str, ...]] = field(default_factory=set)
     undecided: set[tuple[str, ...]] = field(default_factory=set)
+    more_tries: int = 0
+    more_incomplete: int = 0
 
 
 def cost_per_outcome(
-    parts: Iterable[Part], outcomes: Mapping[tuple[str, str], Sequence[Outcome]], by: Sequence[str]
+    parts: Iterable[Part],
+    outcomes: Mapping[tuple[str, str], Sequence[Outcome]],
+    by: Sequence[str],
+    silent: Iterable[Silent] = (),
 ) -> list[Line]:
     """A row per kind of outcome and group, dearest first; `outcome` null: runs of which nothing is known.
 
     `tries`: runs that took part; `successes`, `failures`, `undecided`: things, each
     counted once, however many runs worked on it. A run that worked for several kinds
-    of outcome counts, with its share of the cost, under each.
+    of outcome counts, with its share of the cost, under each. `silent`: runs of which nothing
+    is known may come added up instead of one by one.
     """
     sums: dict[tuple[str | None, tuple[str | None, ...]], _Sum] = defaultdict(_Sum)
     last = {run: _by_name(told) for run, told in outcomes.items()}
@@ -82,6 +99,14 @@ def cost_per_outcome(
             for one in told:
                 thing = (part.run[0], one.subject or one.id)  # one ticket that three runs worked on is one
                 {Result.SUCCESS: into.succeeded, Result.FAILURE: into.failed}.get(one.value, into.undecided).add(thing)
+    for some in silent:
+        into = sums[None, some.group]
+        if some.nano is not None:
+            into.nano = (into.nano or 0) + some.nano
+        into.model_calls += some.model_calls
+        into.holes += some.holes
+        into.more_tries += some.tries
+        into.more_incomplete += some.incomplete
     rows = [_row(name, dict(zip(by, group, strict=True)), one) for (name, group), one in sums.items()]
     return sorted(rows, key=_order)
 
@@ -115,19 +140,20 @@ def _row(name: str | None, group: dict[str, str | None], one: _Sum) -> Line:
         withheld = "nothing of it has a price"
     failed = one.failed - one.succeeded
     decided = len(one.succeeded) + len(failed)
+    tries = len(one.tries) + one.more_tries
     return {
         "outcome": name,
         **group,
         "cost_usd": usd(one.nano),
-        "tries": len(one.tries),
+        "tries": tries,
         "successes": len(one.succeeded),
         "failures": len(failed),
         "undecided": len(one.undecided - one.succeeded - failed),
-        "cost_per_try_usd": _average(one.nano, len(one.tries), withheld),
+        "cost_per_try_usd": _average(one.nano, tries, withheld),
         "cost_per_success_usd": _average(one.nano, len(one.succeeded), withheld),
         "success_rate": round(len(one.succeeded) / decided, 4) if decided else None,
         "unpriced_calls": one.holes,
-        "incomplete_runs": len(one.incomplete),
+        "incomplete_runs": len(one.incomplete) + one.more_incomplete,
         "withheld": withheld,
     }
 

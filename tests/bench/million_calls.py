@@ -1,5 +1,7 @@
 """How fast a large ledger answers: a million calls of 50,000 runs over 60 days, made by a seeded generator.
 
+One run in twenty has a loop, one in five an outcome.
+
     python tests/bench/million_calls.py [--calls 1000000] [--folder DIR]
 
 Prints wall and CPU time of `report --by workflow,model --since 30d`, of other questions, and of every page over HTTP's
@@ -13,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "edge" / "ledger"))
 import ledger_cases as cases
 
 from otel_cost.core.model.effects import Effects
+from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.model.vocabulary import Kind
 from otel_cost.edge.ledger import FILE, Batch
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PER_RUN = 20
+ALERT_EACH = 20  # runs
+OUTCOME_EACH = 5
 DAY_S = 86_400
 DAYS = 60
 MODELS = ("gpt-5", "gpt-5-mini", "claude-sonnet-4-5", "claude-haiku-4-5", "gemini-2.5-pro", "in-house-70b")
@@ -43,17 +49,19 @@ def fill(ledger: DuckDbLedger, calls: int, until_s: float) -> None:
     dice = random.Random(8)
     batch = Batch()
     for number in range(calls // PER_RUN):
+        workflow = dice.randrange(40)
+        models = [MODELS[(workflow + step) % len(MODELS)] for step in range(3)]
         who = {
             "user": f"user-{dice.randrange(500)}",
             "team": f"team-{dice.randrange(20)}",
-            "workflow": f"workflow-{dice.randrange(40)}",
+            "workflow": f"workflow-{workflow}",
         }
         start = until_s - dice.random() * DAYS * DAY_S - cases.NOON_NS / 1e9
         trace = f"trace-{number}"
         made = []
         for index in range(PER_RUN):
             tool = index % 3 == 2
-            model = dice.choice(MODELS)
+            model = dice.choice(models)
             priced = not tool and model != "in-house-70b"
             made.append(
                 cases.a_call(
@@ -68,7 +76,25 @@ def fill(ledger: DuckDbLedger, calls: int, until_s: float) -> None:
                 )
             )
         run = cases.a_run(made, who=who, run_id=cases.trace_of(trace).hex())
-        batch.add(Effects(calls=[("default", run.summary.run_id, call) for call in made], closed=[run]))
+        effects = Effects(calls=[("default", run.summary.run_id, call) for call in made], closed=[run])
+        if number % ALERT_EACH == 0:
+            spans = [f"{number}-{index}" for index in range(2, PER_RUN, 3)]
+            effects.alerts = [
+                cases.an_alert(spans, trace=trace, wasted_nano=dice.randrange(10**6), at_s=start + PER_RUN)
+            ]
+        if number % OUTCOME_EACH == 0:
+            effects.outcomes = [
+                Outcome(
+                    id=trace,
+                    tenant="default",
+                    name=dice.choice(("merged_pr", "resolved_ticket")),
+                    value=dice.choice((Result.SUCCESS, Result.FAILURE)),
+                    at_ns=made[-1].step.end_ns,
+                    source="api",
+                    keys=(f"trace:{run.summary.run_id}",),
+                )
+            ]
+        batch.add(effects)
         if batch.rows > 20_000:
             ledger.commit(batch, number)
             batch = Batch()
@@ -130,6 +156,18 @@ def main() -> None:
         (dearest,) = ledger.runs(1)
         outbox = Outbox(folder / "outbox.sqlite")
         pages = Pages(Views(Host(ledger, outbox)))  # type: ignore[arg-type]  # all that these pages ask
+        timed("the pages that a start makes ready", pages.warm, 1)
+        print("first load, nothing remembered:")
+        for name, ask in {
+            "page: overview, 24h": lambda of: of.overview("24h", None),
+            "page: overview, 30d": lambda of: of.overview("30d", None),
+            "page: overview, all": lambda of: of.overview("all", None),
+            "page: workflows, 30d": lambda of: of.workflows("30d", None),
+            "page: workflows, 30d, by route": lambda of: of.workflows("30d", None, by_route=True),
+        }.items():
+            pages.views = Views(pages.views.host)
+            timed(name, partial(ask, pages), 1)
+        print("again and again:")
         timed("page: overview, 24h", lambda: pages.overview("24h", None))
         timed("page: overview, 30d", lambda: pages.overview("30d", None))
         timed("page: workflows, 30d", lambda: pages.workflows("30d", None))

@@ -176,6 +176,19 @@ class Ledger(Protocol):
             UnknownDimensionError: `by` names something else.
         """
 
+    def reports(
+        self,
+        asked: Sequence[Sequence[str]],
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        tenant: str | None = None,
+    ) -> list[list[Row]]:
+        """Several reports of one stretch of time, each as `report` gives it, for little more than one of them costs.
+
+        Raises:
+            UnknownDimensionError: one of them names something else.
+        """
+
     def spend_over_time(
         self, step_ns: int, since_ns: int, until_ns: int, tenant: str | None = None
     ) -> list[tuple[int, int]]:

@@ -28,7 +28,7 @@ from otel_cost.core.model.money import Rate, exact_text, nano_to_text, usd_to_na
 from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
 from otel_cost.core.outcomes import judge, outcome_json, outcome_of, reaching
-from otel_cost.core.per_outcome import ROUTE, Part, cost_per_outcome
+from otel_cost.core.per_outcome import ROUTE, Part, Silent, cost_per_outcome
 from otel_cost.core.price.book import Items
 from otel_cost.edge.ledger import ATTRIBUTE, LedgerUnavailableError, Row, checked_dimensions
 from otel_cost.edge.ledger.story import story, told_run, with_outcomes
@@ -119,6 +119,7 @@ MIGRATIONS: Final = (
 READABLE_BY: Final = 3
 
 _WHO: Final = ("org", "team", "user", "api_key", "project", "workflow")
+_OF_RUNS: Final = frozenset((*_WHO, "session"))  # dimensions that a run may tell for its calls
 _TEXT, _INT, _BLOB, _BOOL = DataType.utf8(), DataType.int64(), DataType.binary(), DataType.bool()
 _MAX: Final = 2**63 - 1
 
@@ -570,13 +571,11 @@ class DuckDbLedger:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        cursor = self._db.cursor()
         try:
-            yield cursor
+            with self._db.cursor() as cursor:
+                yield cursor
         except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.ConnectionException) as error:
             raise LedgerUnavailableError(f"ledger cannot be read: {_first_line(error)}") from error
-        finally:
-            cursor.close()
 
     def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self._reading() as db:
@@ -655,48 +654,62 @@ class DuckDbLedger:
         until_ns: int | None = None,
         tenant: str | None = None,
     ) -> list[Row]:
-        names = checked_dimensions(by)
+        return self.reports([by], since_ns, until_ns, tenant)[0]
+
+    def reports(
+        self,
+        asked: Sequence[Sequence[str]],
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        tenant: str | None = None,
+    ) -> list[list[Row]]:
+        groupings = [checked_dimensions(by) for by in asked]
+        if not groupings:
+            return []
+        names = tuple(dict.fromkeys(name for by in groupings for name in by))
         parameters: list[object] = []
-        columns = ["" for _ in names]
-        for index, name in enumerate(names):
-            columns[index] = f"{_dimension(name, parameters)} AS k{index}, "
+        columns = "".join(f"{_dimension(name, parameters)} AS k{index}, " for index, name in enumerate(names))
         where, values = _span_of_time(since_ns, until_ns, tenant)
-        groups = ", ".join(f"k{index}" for index in range(len(names)))
+        sets = ", ".join(
+            f"({', '.join(f'k{names.index(name)}' for name in sorted(by))})"
+            for by in {frozenset(by) for by in groupings}
+        )
+        # A bit per key, the first the highest: it is not part of the grouping.
+        place = f"grouping({', '.join(f'k{index}' for index in range(len(names)))})" if names else "0"
+        has_waste = bool(self._rows("SELECT 1 FROM alerts WHERE wasted_nano > 0 LIMIT 1"))
+        waste = "w.nano" if has_waste else "NULL::BIGINT"
         # Keys and tenants come as parameters; what is put into the text is ours.
         rows = self._rows(
-            f"WITH {_WASTE} SELECT {''.join(columns)} sum(c.nano) AS nano, count(*),"  # noqa: S608
+            f"{f'WITH {_WASTE}' if has_waste else ''} SELECT {columns} {place}, sum(c.nano) AS nano, count(*),"  # noqa: S608
             " count(*) FILTER (f.hole AND c.nano IS NULL), count(*) FILTER (f.incomplete),"
-            " coalesce(sum(least(w.nano, c.nano)) FILTER (w.nano IS NOT NULL), 0),"
+            f" coalesce(sum(least({waste}, c.nano)) FILTER ({waste} IS NOT NULL), 0),"
             " coalesce(sum(c.input), 0), coalesce(sum(c.output), 0)"
             " FROM call_rows c JOIN facets f ON f.id = c.facet"
-            " LEFT JOIN runs r ON r.tenant = f.tenant AND r.run_id = c.run_id"
-            f" LEFT JOIN waste w ON w.id = c.id WHERE {where}"
-            + (f" GROUP BY {groups} ORDER BY nano DESC NULLS LAST, {groups}" if names else ""),
+            + (" LEFT JOIN runs r ON r.tenant = f.tenant AND r.run_id = c.run_id" if _OF_RUNS & set(names) else "")
+            + (" LEFT JOIN waste w ON w.id = c.id" if has_waste else "")
+            + f" WHERE {where} GROUP BY GROUPING SETS ({sets})",
             [*parameters, *values],
         )
-        keys = len(names)
+        found: dict[int, list[tuple[Any, ...]]] = {}
+        for row in rows:
+            found.setdefault(row[len(names)], []).append(row)
         return [
-            {
-                **dict(zip(names, row[:keys], strict=True)),
-                "cost_usd": usd(row[keys]),
-                "calls": row[keys + 1],
-                "unpriced_calls": row[keys + 2],
-                "incomplete_calls": row[keys + 3],
-                "wasted_usd": usd(row[keys + 4]),
-                "input_tokens": int(row[keys + 5]),
-                "output_tokens": int(row[keys + 6]),
-            }
-            for row in rows
-            if names or row[keys + 1]
+            [
+                _told_sums(row, by, names)
+                for row in sorted(found.get(_place(by, names), []), key=_dearest(by, names))
+                if by or row[len(names) + 2]
+            ]
+            for by in groupings
         ]
 
     def spend_over_time(
         self, step_ns: int, since_ns: int, until_ns: int, tenant: str | None = None
     ) -> list[tuple[int, int]]:
         where, values = _span_of_time(since_ns, until_ns, tenant)
+        facets = "" if tenant is None else "JOIN facets f ON f.id = c.facet"
         rows = self._rows(
             # Nothing of the caller's is in the text.
-            "SELECT c.start_ns // ? * ? AS step, sum(c.nano) FROM call_rows c JOIN facets f ON f.id = c.facet"  # noqa: S608
+            f"SELECT c.start_ns // ? * ? AS step, sum(c.nano) FROM call_rows c {facets}"  # noqa: S608
             f" WHERE {where} AND c.nano IS NOT NULL GROUP BY step ORDER BY step",
             [step_ns, step_ns, *values],
         )
@@ -926,25 +939,35 @@ class DuckDbLedger:
         tenant: str | None = None,
     ) -> list[Row]:
         names = checked_dimensions(by, ROUTE)
-        parameters: list[object] = [_from(since_ns), _until(until_ns), tenant, tenant]
-        columns = [
+        window = [_from(since_ns), _until(until_ns)]
+        parameters: list[object] = [*window, *window, tenant, tenant]
+        dimensions = [
             f"{'b.route' if name == ROUTE else _dimension(name, parameters)} AS k{i}" for i, name in enumerate(names)
         ]
         keys = [f"k{index}" for index in range(len(names))]
-        rows = self._rows(
-            f"{_BEGAN} SELECT {', '.join(['b.tenant', 'b.run_id', *columns])}, sum(c.nano),"  # noqa: S608  # our own words
-            f" count(*) FILTER (f.kind IN {_MODEL_KINDS}), count(*) FILTER (f.hole)"
-            " FROM began b JOIN call_rows c ON c.run_id = b.run_id"
-            " JOIN facets f ON f.id = c.facet AND f.tenant = b.tenant"
-            " LEFT JOIN runs r ON r.tenant = b.tenant AND r.run_id = b.run_id"
-            f" GROUP BY {', '.join(['b.tenant', 'b.run_id', *keys])} ORDER BY ALL",
-            parameters,
+        parts = _PARTS.format(
+            began=_BEGAN_BY_ROUTE if ROUTE in names else _BEGAN,
+            session="session" if "session" in names else "NULL",
+            columns="".join(f"{column}, " for column in dimensions),
+            keys="".join(f", {key}" for key in keys),
+            runs=_RUN_OF_PART if _OF_RUNS & set(names) else "",
         )
-        parts = [
-            Part((t, run), tuple(rest[:-3]), None if rest[-3] is None else int(rest[-3]), *rest[-2:])
-            for t, run, *rest in rows
+        with self._reading() as db:
+            db.execute(f"CREATE OR REPLACE TEMP TABLE parts AS {parts}", parameters)
+            told = db.execute("SELECT * EXCLUDE (is_told) FROM parts WHERE is_told ORDER BY ALL").fetchall()
+            silent = db.execute(
+                _SILENT.format(keys="".join(f"{key}, " for key in keys), group=", ".join(keys) or "()")
+            ).fetchall()
+            db.execute("DROP TABLE parts")
+        of_runs = [
+            Part((owner, run), tuple(rest[:-3]), None if rest[-3] is None else int(rest[-3]), *map(int, rest[-2:]))
+            for owner, run, *rest in told
         ]
-        return cost_per_outcome(parts, self.outcomes([part.run for part in parts]), names)
+        of_others = [
+            Silent(tuple(rest[:-5]), None if rest[-5] is None else int(rest[-5]), *map(int, rest[-4:]))
+            for rest in silent
+        ]
+        return cost_per_outcome(of_runs, self.outcomes([part.run for part in of_runs]), names, of_others)
 
     def _judged(self, lines: list[Row]) -> list[Row]:
         """Run lines with what is known of them by now."""
@@ -1202,53 +1225,55 @@ _OF_RUN: Final = "tenant = ? AND (run_id = ? OR list_contains(?::BLOB[], trace_i
 # Of a run's episodes those that its own figure counts (`core/assemble/summary.wasted`): its loops, or the largest
 # single one if that is more. What each burnt is spread over the calls it burnt it on, to the nano-dollar: in proportion
 # to their cost, the rest to the dearest. The calls are those of its spans from the onset on; where these have no
-# price (tools), the model calls of the same run between them; where there are none, all calls of the run.
+# price (tools), the model calls of the same run between them; where there are none, all calls of the run. Episodes are
+# numbered (`e`): grouping by a number is several times faster than by names.
 _WASTE: Final = """
 told AS (
-    SELECT tenant, run_id, trace_id, wasted_nano, onset, string_split(span_ids, ',') AS spans, episode,
+    SELECT tenant, run_id, trace_id, wasted_nano, onset, episode,
+        list_transform(string_split(span_ids, ','), lambda x: unhex(x)) AS spans,
         json_extract_string(line, '$.category') = 'loop' AS is_loop
     FROM alerts WHERE wasted_nano > 0
     QUALIFY row_number() OVER (PARTITION BY tenant, episode ORDER BY resolved DESC, at_ns DESC) = 1
 ),
 episodes AS (
-    SELECT * FROM told
+    SELECT *, row_number() OVER () AS e, list_position(spans, unhex(onset)) AS onset_pos, len(spans) AS last_pos
+    FROM told
     WINDOW run AS (PARTITION BY tenant, run_id)
     QUALIFY CASE
         WHEN coalesce(sum(wasted_nano) FILTER (is_loop) OVER run, 0) >= max(wasted_nano) OVER run THEN is_loop
         ELSE row_number() OVER (PARTITION BY tenant, run_id ORDER BY wasted_nano DESC, episode) = 1
     END
 ),
-suspects AS (
-    SELECT e.tenant, e.episode, e.wasted_nano, c.id, c.nano, c.start_ns, lower(hex(c.span_id)) AS span,
-        list_position(e.spans, lower(hex(c.span_id))) AS pos, list_position(e.spans, e.onset) AS onset_pos,
-        len(e.spans) AS last_pos
-    FROM episodes e JOIN calls c ON c.tenant = e.tenant AND c.run_id = e.run_id
-    UNION
-    SELECT e.tenant, e.episode, e.wasted_nano, c.id, c.nano, c.start_ns, lower(hex(c.span_id)) AS span,
-        list_position(e.spans, lower(hex(c.span_id))) AS pos, list_position(e.spans, e.onset) AS onset_pos,
-        len(e.spans) AS last_pos
-    FROM episodes e JOIN calls c ON c.tenant = e.tenant AND c.trace_id = e.trace_id
+pairs AS (
+    SELECT e.*, c.id, c.facet, c.nano, c.start_ns, c.span_id FROM episodes e JOIN call_rows c ON c.run_id = e.run_id
+    UNION ALL
+    SELECT e.*, c.id, c.facet, c.nano, c.start_ns, c.span_id
+    FROM episodes e JOIN call_rows c ON c.trace_id = e.trace_id AND c.run_id <> e.run_id
 ),
-bounded AS (
-    SELECT *, min(start_ns) FILTER (pos = 1) OVER w AS first_ns, max(start_ns) FILTER (pos = last_pos) OVER w AS last_ns
-    FROM suspects WINDOW w AS (PARTITION BY tenant, episode)
+suspects AS (
+    SELECT e, wasted_nano, onset_pos, last_pos, p.id, nano, start_ns, list_position(spans, span_id) AS pos
+    FROM pairs p JOIN facets f ON f.id = p.facet AND f.tenant = p.tenant
+),
+bounds AS (
+    SELECT e, min(start_ns) FILTER (pos = 1) AS first_ns, max(start_ns) FILTER (pos = last_pos) AS last_ns
+    FROM suspects GROUP BY e
 ),
 levels AS (
-    SELECT tenant, episode, wasted_nano, id, nano,
+    SELECT e, wasted_nano, id, nano,
         CASE WHEN pos >= onset_pos THEN 1 WHEN start_ns BETWEEN first_ns AND last_ns THEN 2 ELSE 3 END AS level
-    FROM bounded WHERE nano > 0
+    FROM suspects JOIN bounds USING (e) WHERE nano > 0
 ),
 blamed AS (
-    SELECT * FROM levels QUALIFY level = min(level) OVER (PARTITION BY tenant, episode)
+    SELECT * FROM levels JOIN (SELECT e, min(level) AS level FROM levels GROUP BY e) USING (e, level)
 ),
 shares AS (
-    SELECT id, wasted_nano, (wasted_nano::HUGEINT * nano) // sum(nano) OVER w AS share, sum(nano) OVER w AS whole,
-        row_number() OVER (PARTITION BY tenant, episode ORDER BY nano DESC, id) AS place, tenant, episode
-    FROM blamed WINDOW w AS (PARTITION BY tenant, episode)
+    SELECT e, id, wasted_nano, (wasted_nano::HUGEINT * nano) // whole AS share,
+        row_number() OVER (PARTITION BY e ORDER BY nano DESC, id) AS place
+    FROM blamed JOIN (SELECT e, sum(nano) AS whole FROM blamed GROUP BY e) USING (e)
 ),
 waste AS (
     SELECT id, sum(share + CASE WHEN place = 1 THEN wasted_nano - given ELSE 0 END) AS nano
-    FROM (SELECT *, sum(share) OVER (PARTITION BY tenant, episode) AS given FROM shares) GROUP BY id
+    FROM shares JOIN (SELECT e, sum(share) AS given FROM shares GROUP BY e) USING (e) GROUP BY id
 )
 """
 
@@ -1275,19 +1300,55 @@ reached AS (
 
 _MODEL_KINDS: Final = str(tuple(sorted(kind.value for kind in MODEL_KINDS)))
 
-# Runs that began in a stretch of time, and the models they went through in the order of their first call.
-_BEGAN: Final = f"""
-WITH firsts AS (
-    SELECT f.tenant, c.run_id, coalesce(f.model, 'unknown') AS model, f.kind IN {_MODEL_KINDS} AS is_model,
-        min(c.start_ns) AS first_ns
-    FROM call_rows c JOIN facets f ON f.id = c.facet GROUP BY ALL
+_BEGAN: Final = "SELECT f.tenant, c.run_id, NULL AS route FROM sums c JOIN facets f ON f.id = c.facet"
+_BEGAN_BY_ROUTE: Final = f"""
+    SELECT tenant, run_id, string_agg(model, ' → ' ORDER BY first_ns, model) FILTER (is_model) AS route
+    FROM (
+        SELECT f.tenant, c.run_id, coalesce(f.model, 'unknown') AS model, f.kind IN {_MODEL_KINDS} AS is_model,
+            min(c.first_ns) AS first_ns
+        FROM sums c JOIN facets f ON f.id = c.facet GROUP BY ALL
+    )
+"""  # noqa: S608  # our own words
+_RUN_OF_PART: Final = "LEFT JOIN runs r ON r.tenant = f.tenant AND r.run_id = c.run_id"
+
+# What each run that began in a stretch of time spent under each group of the dimensions, and whether any news may be
+# about it. `route`: the models it went through, in the order of their first call. Calls are added up by run and facet
+# before names are looked at: there are far fewer of these.
+_PARTS: Final = f"""
+WITH near AS (
+    SELECT run_id FROM call_rows GROUP BY run_id HAVING max(start_ns) >= ? AND min(start_ns) < ?
+),
+sums AS (
+    SELECT facet, run_id, {{session}} AS session, min(start_ns) AS first_ns, sum(nano) AS nano, count(*) AS calls
+    FROM call_rows SEMI JOIN near USING (run_id) GROUP BY ALL
 ),
 began AS (
-    SELECT tenant, run_id, string_agg(model, ' → ' ORDER BY first_ns, model) FILTER (is_model) AS route
-    FROM firsts GROUP BY tenant, run_id
+    {{began}} GROUP BY tenant, run_id
     HAVING min(first_ns) >= ? AND min(first_ns) < ? AND (?::VARCHAR IS NULL OR tenant = ?)
+),
+told AS (
+    SELECT j.tenant, j.run_id FROM run_joins j SEMI JOIN outcome_keys USING (tenant, key)
+    UNION
+    SELECT k.tenant, k.run_id FROM run_keys k SEMI JOIN outcome_keys USING (tenant, key)
+),
+grouped AS (
+    SELECT f.tenant, c.run_id, {{columns}} sum(c.nano) AS nano,
+        coalesce(sum(c.calls) FILTER (f.kind IN {_MODEL_KINDS}), 0) AS model_calls,
+        coalesce(sum(c.calls) FILTER (f.hole), 0) AS holes
+    FROM sums c JOIN facets f ON f.id = c.facet
+    JOIN began b ON b.tenant = f.tenant AND b.run_id = c.run_id {{runs}}
+    GROUP BY f.tenant, c.run_id {{keys}}
 )
+SELECT g.*, t.run_id IS NOT NULL AS is_told FROM grouped g LEFT JOIN told t USING (tenant, run_id)
 """  # noqa: S608  # our own words
+
+# The same, added up, for runs that no news is about: of a run that spends, what spends nothing makes no row of its own.
+_SILENT: Final = """
+WITH spent AS (SELECT *, nano IS NOT NULL OR model_calls + holes > 0 AS spends FROM parts WHERE NOT is_told)
+SELECT {keys} sum(nano), sum(model_calls), sum(holes), count(*), count(*) FILTER (holes > 0)
+FROM (SELECT *, bool_or(spends) OVER (PARTITION BY tenant, run_id) AS any_spends FROM spent)
+WHERE spends OR NOT any_spends GROUP BY {group} HAVING count(*) > 0
+"""
 
 
 def _by_run(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[str, str], list[Outcome]]:
@@ -1311,6 +1372,35 @@ def _dimension(name: str, parameters: list[object]) -> str:
     if name in _WHO:
         return f'coalesce(f."{name}", r."{name}")'
     return f'f."{name}"'
+
+
+def _place(by: Sequence[str], names: Sequence[str]) -> int:
+    """What `grouping` says of rows that are grouped by some of the names."""
+    return sum(1 << (len(names) - 1 - index) for index, name in enumerate(names) if name not in by)
+
+
+def _dearest(by: Sequence[str], names: Sequence[str]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Sort key of rows of sums: dearest first, what has no price last, then by their keys."""
+
+    def key(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        nano, keys = row[len(names) + 1], (row[names.index(name)] for name in by)
+        return nano is None, -(nano or 0), *((one is None, one or "") for one in keys)
+
+    return key
+
+
+def _told_sums(row: tuple[Any, ...], by: Sequence[str], names: Sequence[str]) -> Row:
+    nano, calls, unpriced, incomplete, wasted, spent_in, spent_out = row[len(names) + 1 :]
+    return {
+        **{name: row[names.index(name)] for name in by},
+        "cost_usd": usd(nano),
+        "calls": calls,
+        "unpriced_calls": unpriced,
+        "incomplete_calls": incomplete,
+        "wasted_usd": usd(wasted),
+        "input_tokens": int(spent_in),
+        "output_tokens": int(spent_out),
+    }
 
 
 def _span_of_time(since_ns: int | None, until_ns: int | None, tenant: str | None) -> tuple[str, list[object]]:

@@ -74,12 +74,15 @@ def make_app(
     door: Door | None = None,
     local: bool = False,
     redact_hook: Callable[[bytes, str], bytes] | None = None,
+    pages: Pages | None = None,
 ) -> ASGIApp:
     """The routes. `reload` reads rules again, returns their hash and raises `OtelCostError` if they do not load.
 
     `door` and `local`: as in `Gate`. `redact_hook`: as in `hook_routes`.
+    `pages`: those of the same host, where somebody else needs them, too.
     """
-    views = Views(host)
+    pages = pages or Pages(Views(host))
+    views = pages.views
 
     def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -158,7 +161,7 @@ def make_app(
 
     app = Starlette(
         routes=[
-            *page_routes(Pages(views)),
+            *page_routes(pages),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
@@ -262,6 +265,8 @@ class ApiServer:
             self._local_key, hashed = new_key()
             local = Key(name="data directory", hash=hashed, scopes=(Scope.ADMIN,))
             auth = auth.model_copy(update={"keys": (*auth.keys, local)})
+        self._pages = Pages(Views(host))
+        self._warming = threading.Thread(target=self._warm, name="pages", daemon=True)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 make_app(
@@ -270,6 +275,7 @@ class ApiServer:
                     door=Door(auth or Auth()),
                     local=is_loopback(endpoint[0]),
                     redact_hook=redact_hook,
+                    pages=self._pages,
                 ),
                 http=patient(HEADER_S),
                 ssl_context_factory=None if tls is None else lambda _config, _default: tls(),
@@ -302,6 +308,7 @@ class ApiServer:
             reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)  # noqa: S104  # read, not bound
             bracketed = f"[{reachable}]" if ":" in reachable else reachable
             discovery.announce(self._data_dir, f"{self._scheme}://{bracketed}:{bound}", self._local_key)
+        self._warming.start()
         return bound
 
     def stop(self) -> None:
@@ -311,8 +318,14 @@ class ApiServer:
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(5)
+        if self._warming.ident is not None:
+            self._warming.join(5)
         if self._socket is not None:
             self._socket.close()
+
+    def _warm(self) -> None:
+        with contextlib.suppress(OtelCostError):  # whoever opens the page is told
+            self._pages.warm()
 
     def _serve(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):

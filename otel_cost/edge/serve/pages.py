@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from otel_cost.edge.serve.views import Views
 
 HERE: Final = Path(__file__).parent
-_TEN_S: Final = 10 * 10**9
 _HOUR: Final = 3600 * 10**9
 _DAY: Final = 24 * _HOUR
 # What can be chosen, and how long one bar is.
 _SPANS: Final = {"24h": (_DAY, _HOUR), "7d": (7 * _DAY, 6 * _HOUR), "30d": (30 * _DAY, _DAY)}
+_OVERVIEW: Final = ((), ("provider", "model"), ("user",), ("workflow",))
 FOLD: Final = "rounds"
 _ROUNDS: Final = 3  # so often the same again is shown as one line
 _PERIOD: Final = 6  # steps of one round
@@ -60,7 +60,7 @@ class Pages:
     """HTML of each page."""
 
     def __init__(self, views: Views) -> None:
-        self._views = views
+        self.views = views
         self._templates = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -80,25 +80,28 @@ class Pages:
             milliseconds=milliseconds,
         )
 
+    def warm(self) -> None:
+        """Make the pages that people open first, so that these are quick for them, too."""
+        self.overview(None, None)
+        self.workflows(None, None)
+
     def overview(self, since: str | None, tenant: str | None) -> Response:
         """Spend over time, dearest runs, spend by model and by user, alerts, holes.
 
         Raises:
             UsageError: `since` is no time.
         """
-        now_ns = _now_ns()
+        now_ns = time.time_ns()
         chosen = since or "24h"
-        ledger = self._views.ledger
-        if (
-            since is None
-            and not self._views.report(since_ns=now_ns - _DAY, tenant=tenant)
-            and self._views.report(tenant=tenant)
-        ):
-            chosen = "all"  # old telemetry was read in: an empty page would hide it
+        ledger = self.views.ledger
         since_ns = None if chosen == "all" else instant_ns(chosen, now_ns)
-        totals = next(iter(self._views.report(since_ns=since_ns, tenant=tenant)), None)
-        models = self._views.report(["provider", "model"], since_ns, tenant=tenant)
-        open_runs = self._views.open_runs(tenant)
+        whole, models, *by_whom = self.views.reports(_OVERVIEW, chosen, since_ns, tenant)
+        if since is None and not whole:
+            # Old telemetry was read in: an empty page would hide it.
+            whole, models, *by_whom = self.views.reports(_OVERVIEW, "all", None, tenant)
+            chosen, since_ns = ("all", None) if whole else (chosen, since_ns)
+        totals = next(iter(whole), None)
+        open_runs = self.views.open_runs(tenant)
         bars = self._bars(chosen, since_ns, now_ns, tenant)
         return self._page(
             "overview.html",
@@ -110,14 +113,12 @@ class Pages:
             wasted_share=_share(totals["wasted_usd"], _nano(totals["cost_usd"]) or 0) if totals else 0.0,
             bars=bars,
             highest=max((bar.cost_usd for bar in bars), key=usd_to_nano, default="0"),
-            runs=self._views.runs(12, since_ns, None, tenant),
+            runs=self.views.runs(12, since_ns, None, tenant),
             open_runs=open_runs,
             models=_shares(row for row in models if row["cost_usd"] is not None)[:8],
             who={
-                name: _shares(
-                    row for row in self._views.report([name], since_ns, tenant=tenant) if row["cost_usd"] is not None
-                )[:6]
-                for name in ("user", "workflow")
+                name: _shares(row for row in rows if row["cost_usd"] is not None)[:6]
+                for name, rows in zip(("user", "workflow"), by_whom, strict=True)
             },
             alerts=ledger.alerts(12, since_ns, tenant),
             holes=[row for row in models if row["unpriced_calls"] or row["incomplete_calls"]][:8],
@@ -125,7 +126,7 @@ class Pages:
 
     def budgets(self, tenant: str | None) -> Response:
         """Every budget's groups in the window that is running, the fullest first."""
-        rows = self._views.budgets(tenant)
+        rows = self.views.budgets(tenant)
         return self._page(
             "budgets.html",
             tenant=tenant,
@@ -135,7 +136,7 @@ class Pages:
 
     def alerts(self, tenant: str | None) -> Response:
         """What is firing, what was, who has it in hand, what is silenced."""
-        alerts = self._views.alerts(200, tenant)
+        alerts = self.views.alerts(200, tenant)
         firing = [alert for alert in alerts if alert["state"] == "firing" and alert["severity"] != "notice"]
         shown = {alert["id"] for alert in firing}
         return self._page(
@@ -144,7 +145,7 @@ class Pages:
             now=rfc3339(time.time_ns()),
             firing=firing,
             past=[alert for alert in alerts if alert["id"] not in shown],
-            silences=self._views.silences(tenant),
+            silences=self.views.silences(tenant),
         )
 
     def workflows(self, since: str | None, tenant: str | None, *, by_route: bool = False) -> Response:
@@ -154,9 +155,9 @@ class Pages:
             UsageError: `since` is no time.
         """
         chosen = since or "30d"
-        now_ns = _now_ns()
+        now_ns = time.time_ns()
         since_ns = None if chosen == "all" else instant_ns(chosen, now_ns)
-        spent = self._views.report(["workflow"], since_ns, tenant=tenant)
+        (spent,) = self.views.reports([["workflow"]], chosen, since_ns, tenant)
         return self._page(
             "workflows.html",
             chosen=chosen,
@@ -164,16 +165,16 @@ class Pages:
             tenant=tenant,
             now=rfc3339(now_ns),
             rows=_shares(spent)[:_ROWS],
-            outcomes=self._views.per_outcome(
-                ["workflow", "model_route"] if by_route else ["workflow"], since_ns, tenant=tenant
+            outcomes=self.views.per_outcome(
+                ["workflow", "model_route"] if by_route else ["workflow"], chosen, since_ns, tenant
             )[:_ROWS],
             by_route=by_route,
-            drift=[alert for alert in self._views.alerts(500, tenant) if alert["category"] == "drift"][:20],
+            drift=[alert for alert in self.views.alerts(500, tenant) if alert["category"] == "drift"][:20],
         )
 
     def run(self, run_or_trace_id: str, tenant: str | None) -> Response:
         """One run's story; 404 with a page for an unknown one."""
-        run = self._views.run(run_or_trace_id, tenant)
+        run = self.views.run(run_or_trace_id, tenant)
         if run is None:
             return self._page("missing.html", 404, wanted=run_or_trace_id)
         blamed = {
@@ -202,7 +203,7 @@ class Pages:
         )
 
     def _bars(self, chosen: str, since_ns: int | None, now_ns: int, tenant: str | None) -> list[Bar]:
-        ledger = self._views.ledger
+        ledger = self.views.ledger
         if since_ns is None:
             days = ledger.spend_over_time(_DAY, 0, now_ns, tenant)
             if not days:
@@ -260,11 +261,6 @@ def _chart(spent: dict[int, int], first_ns: int, until_ns: int, length_ns: int) 
             height = max(height, 1.5)
         bars.append(Bar(index * slot + slot * 0.1, 160 - height, slot * 0.8, height, label, usd(nano) or "0"))
     return bars
-
-
-def _now_ns() -> int:
-    """Now, in steps of ten seconds, so that pages loaded one after the other ask the same."""
-    return time.time_ns() // _TEN_S * _TEN_S
 
 
 def _step(range_ns: int) -> int:

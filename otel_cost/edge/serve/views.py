@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.core.model.event import DEFAULT_TENANT
-from otel_cost.edge.ledger import by_cost
+from otel_cost.edge.ledger import LedgerUnavailableError, by_cost
 from otel_cost.edge.ledger.story import Row, story_of, told_run, with_outcomes
 from otel_cost.edge.serve.people import silences_of, with_people
 
@@ -83,46 +85,87 @@ class Host(Protocol):
         """What a harness is to be told at this event, which is also taken in. Does not block."""
 
 
-_REMEMBERED = 100  # answers
+_REMEMBERED: Final = 100  # answers
+_SLOW_S: Final = 0.1
+_OLDEST_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """Some reports, when they were found, and how long that took; in seconds of a monotonic clock."""
+
+    rows: list[list[Row]]
+    at_s: float
+    took_s: float
+    is_renewed: bool = False  # somebody is asking anew
+
+    def age_s(self) -> float:
+        return time.monotonic() - self.at_s
 
 
 class Views:
-    """Questions over both. A run counts as open as long as the engine holds it."""
+    """Questions over both. A run counts as open as long as the engine holds it.
+
+    Reports are remembered by `window`: what its user called the time since `since_ns`, which moves on with the clock.
+    """
 
     def __init__(self, host: Host) -> None:
-        self._host = host
+        self.host = host
         self.ledger = host.ledger
-        self._answers: dict[tuple[object, ...], tuple[float, list[Row]]] = {}  # until when, what
+        self._answers: dict[tuple[object, ...], _Answer] = {}
+        self._lock = threading.Lock()
 
-    def report(self, by: Sequence[str] = (), since_ns: int | None = None, *, tenant: str | None = None) -> list[Row]:
-        """As `Ledger.report`, remembered for a while."""
-        return self._kept(("report", *by), since_ns, tenant, lambda: self.ledger.report(by, since_ns, tenant=tenant))
+    def reports(
+        self, asked: Sequence[Sequence[str]], window: str, since_ns: int | None, tenant: str | None = None
+    ) -> list[list[Row]]:
+        """As `Ledger.reports`, remembered for a while."""
+        key = ("reports", *map(tuple, asked), window, tenant)
+        return self._kept(key, lambda: self.ledger.reports(asked, since_ns, tenant=tenant))
 
-    def per_outcome(self, by: Sequence[str], since_ns: int | None, *, tenant: str | None = None) -> list[Row]:
+    def per_outcome(self, by: Sequence[str], window: str, since_ns: int | None, tenant: str | None = None) -> list[Row]:
         """As `Ledger.per_outcome`, remembered for a while."""
-        asked = ("per outcome", *by)
-        return self._kept(asked, since_ns, tenant, lambda: self.ledger.per_outcome(by, since_ns, tenant=tenant))
+        key = ("per outcome", *by, window, tenant)
+        return self._kept(key, lambda: [self.ledger.per_outcome(by, since_ns, tenant=tenant)])[0]
 
-    def _kept(
-        self, asked: tuple[str, ...], since_ns: int | None, tenant: str | None, ask: Callable[[], list[Row]]
-    ) -> list[Row]:
-        """An answer stands ten times as long as it took to find: pages that renew themselves do not ask anew."""
-        key, now = (*asked, since_ns, tenant), time.monotonic()
-        known = self._answers.get(key)
-        if known is not None and now < known[0]:
-            return known[1]
-        answer = ask()
-        took = time.monotonic() - now
-        self._answers[key] = (now + took + took * 10, answer)
-        while len(self._answers) > _REMEMBERED:
-            self._answers.pop(next(iter(self._answers)), None)
-        return answer
+    def _kept(self, key: tuple[object, ...], ask: Callable[[], list[list[Row]]]) -> list[list[Row]]:
+        """An answer stands ten times as long as it took to find: pages that renew themselves do not ask anew.
+
+        After that one that took long is given once more while another is found for the next who asks; nobody waits
+        for a large ledger twice.
+        """
+        with self._lock:
+            known = self._answers.get(key)
+            if known is not None and known.age_s() < 10 * known.took_s:
+                return known.rows
+            behind = known is not None and known.took_s >= _SLOW_S and known.age_s() < _OLDEST_S
+            if known is not None and behind:
+                if not known.is_renewed:
+                    known.is_renewed = True
+                    threading.Thread(target=self._renew, args=(key, ask), name="report", daemon=True).start()
+                return known.rows
+        return self._ask(key, ask)
+
+    def _ask(self, key: tuple[object, ...], ask: Callable[[], list[list[Row]]]) -> list[list[Row]]:
+        begun_s = time.monotonic()
+        rows = ask()
+        with self._lock:
+            self._answers[key] = _Answer(rows, time.monotonic(), time.monotonic() - begun_s)
+            while len(self._answers) > _REMEMBERED:
+                del self._answers[next(iter(self._answers))]
+        return rows
+
+    def _renew(self, key: tuple[object, ...], ask: Callable[[], list[list[Row]]]) -> None:
+        try:
+            self._ask(key, ask)
+        except LedgerUnavailableError:
+            with self._lock:
+                self._answers.pop(key, None)  # the next who asks is told
 
     def run(self, run_or_trace_id: str, tenant: str | None) -> Row | None:
         """One run's story (`ledger/story.py`), as it is now; None: unknown."""
         written = self.ledger.run(run_or_trace_id, tenant)
         try:
-            live = self._host.open_run(tenant or DEFAULT_TENANT, run_or_trace_id)
+            live = self.host.open_run(tenant or DEFAULT_TENANT, run_or_trace_id)
         except TimeoutError:
             live = None  # the engine is busy: what is written is what there is
         if live is None:
@@ -136,7 +179,7 @@ class Views:
     def open_runs(self, tenant: str | None = None) -> list[Row]:
         """Run lines of the runs that have calls and are not closed, dearest first."""
         try:
-            summaries = self._host.open_runs()
+            summaries = self.host.open_runs()
         except TimeoutError:
             return []
         mine = [
@@ -157,17 +200,17 @@ class Views:
     def budgets(self, tenant: str | None, limit: int = 200) -> list[Row]:
         """Where the budgets stand; nothing while the engine is busy."""
         try:
-            return self._host.budgets(tenant, limit)
+            return self.host.budgets(tenant, limit)
         except TimeoutError:
             return []
 
     def alerts(self, limit: int, tenant: str | None) -> list[Row]:
         """Alert lines, the latest first, with what people have said of them."""
-        return with_people(self._host.outbox, self.ledger.alerts(limit, None, tenant))
+        return with_people(self.host.outbox, self.ledger.alerts(limit, None, tenant))
 
     def silences(self, tenant: str | None) -> list[Row]:
         """Silences that hold."""
-        return silences_of(self._host.outbox, tenant)
+        return silences_of(self.host.outbox, tenant)
 
     def runs(self, top: int, since_ns: int | None, until_ns: int | None, tenant: str | None) -> list[Row]:
         """The dearest runs, open and closed."""

@@ -127,6 +127,21 @@ def test_tenants_do_not_see_each_other(ledger: Ledger) -> None:
     assert ledger.run(RUN, "nobody") is None
 
 
+def test_several_reports_at_once_are_each_as_if_it_were_asked_alone(ledger: Ledger) -> None:
+    calls = [
+        a_call("a", nano=5, who={"user": "ann"}, session="s"),
+        a_call("b", nano=None, model="odd", start_s=1),
+        a_call("c", nano=5, model="odd", start_s=2, who={"user": "bob"}),
+    ]
+    ledger.commit(batch_of(closed(*calls, who={"team": "core"}), Effects(alerts=[an_alert(["a", "c"])])), 1)
+    asked = [[], ["user"], ["model", "team"], ["team", "model"], ["user"], ["user", "session", "kind"], ["attr:x"]]
+    for window in ((None, None, None), (NOON_NS + 10**9, None, "default"), (None, NOON_NS, None)):
+        assert ledger.reports(asked, *window) == [ledger.report(by, *window) for by in asked]
+    assert ledger.reports([]) == []
+    with pytest.raises(UnknownDimensionError, match="colour"):
+        ledger.reports([["user"], ["colour"]])
+
+
 def test_a_changed_call_replaces_its_row_and_a_gone_one_leaves(ledger: Ledger) -> None:
     ledger.commit(batch_of(written(a_call("a", nano=1), a_call("b", nano=10))), 1)
     ledger.commit(batch_of(written(a_call("a", nano=5))), 2)
