@@ -29,6 +29,7 @@ from otel_cost.edge.serve import discovery
 from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import Gate
 from otel_cost.edge.serve.hooks import hook_routes
+from otel_cost.edge.serve.live import Live
 from otel_cost.edge.serve.openapi import document
 from otel_cost.edge.serve.outcomes import outcome_routes
 from otel_cost.edge.serve.pages import HERE, Pages, page_routes
@@ -75,11 +76,12 @@ def make_app(
     local: bool = False,
     redact_hook: Callable[[bytes, str], bytes] | None = None,
     pages: Pages | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """The routes. `reload` reads rules again, returns their hash and raises `OtelCostError` if they do not load.
 
     `door` and `local`: as in `Gate`. `redact_hook`: as in `hook_routes`.
-    `pages`: those of the same host, where somebody else needs them, too.
+    `pages`: those of the same host, where somebody else needs them, too. `is_stopping`: streams have to end.
     """
     pages = pages or Pages(Views(host))
     views = pages.views
@@ -162,6 +164,7 @@ def make_app(
     app = Starlette(
         routes=[
             *page_routes(pages),
+            Live(pages.living, is_stopping).route(),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
@@ -265,6 +268,7 @@ class ApiServer:
             self._local_key, hashed = new_key()
             local = Key(name="data directory", hash=hashed, scopes=(Scope.ADMIN,))
             auth = auth.model_copy(update={"keys": (*auth.keys, local)})
+        self._stopping = threading.Event()
         self._pages = Pages(Views(host))
         self._warming = threading.Thread(target=self._warm, name="pages", daemon=True)
         self._server = uvicorn.Server(
@@ -276,6 +280,7 @@ class ApiServer:
                     local=is_loopback(endpoint[0]),
                     redact_hook=redact_hook,
                     pages=self._pages,
+                    is_stopping=self._stopping.is_set,
                 ),
                 http=patient(HEADER_S),
                 ssl_context_factory=None if tls is None else lambda _config, _default: tls(),
@@ -315,6 +320,7 @@ class ApiServer:
         """Finish what is being answered, at most two seconds."""
         if self._data_dir is not None:
             discovery.withdraw(self._data_dir)
+        self._stopping.set()
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(5)

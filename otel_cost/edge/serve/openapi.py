@@ -39,6 +39,20 @@ def document() -> dict[str, Any]:
                 html=True,
             ),
             "/runs/{id}": _get("The page of one run", [run_id, tenant], html=True, missing=True),
+            "/live": {
+                "get": {
+                    "summary": "What a page shows, as server-sent events, again whenever it is another",
+                    "parameters": [
+                        _query("page", "its path: `/`, `/alerts`, `/budgets`, `/workflows`, `/runs/ID`"),
+                        times[0],
+                        tenant,
+                    ],
+                    "responses": {
+                        "200": {"description": "events `page`: HTML", "content": {"text/event-stream": {}}},
+                        "404": _answer({"$ref": "#/components/schemas/Error"}),
+                    },
+                }
+            },
             "/healthz": _get("The process lives", answer=_object(status=_TEXT)),
             "/readyz": {
                 "get": {

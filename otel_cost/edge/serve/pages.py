@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
@@ -18,11 +18,12 @@ from starlette.routing import Route
 
 from otel_cost.core.enrich.lines import rfc3339, usd
 from otel_cost.core.model.money import usd_to_nano
+from otel_cost.core.per_outcome import ROUTE
 from otel_cost.edge.ledger.story import without_echoes
 from otel_cost.edge.serve.when import instant_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -36,6 +37,7 @@ _HOUR: Final = 3600 * 10**9
 _DAY: Final = 24 * _HOUR
 # What can be chosen, and how long one bar is.
 _SPANS: Final = {"24h": (_DAY, _HOUR), "7d": (7 * _DAY, 6 * _HOUR), "30d": (30 * _DAY, _DAY)}
+_PACE_NS: Final = 10 * 60 * 10**9
 _OVERVIEW: Final = ((), ("provider", "model"), ("user",), ("workflow",))
 FOLD: Final = "rounds"
 _ROUNDS: Final = 3  # so often the same again is shown as one line
@@ -81,9 +83,29 @@ class Pages:
         )
 
     def warm(self) -> None:
-        """Make the pages that people open first, so that these are quick for them, too."""
+        """Make what people open first, so that it is quick for them, too; then other windows of time."""
         self.overview(None, None)
         self.workflows(None, None)
+        for window in (*_SPANS, "all"):
+            self.overview(window, None)
+            self.workflows(window, None)
+
+    def living(self, path: str, query: Mapping[str, str]) -> Response | None:
+        """The page at a path, if it is one that shows what happens; None: it is not.
+
+        Raises:
+            UsageError: `since` is no time.
+        """
+        tenant = query.get("tenant")
+        if path == "/":
+            return self.overview(query.get("since"), tenant)
+        if path == "/budgets":
+            return self.budgets(tenant)
+        if path == "/alerts":
+            return self.alerts(tenant)
+        if path == "/workflows":
+            return self.workflows(query.get("since"), tenant, by_route=query.get("by") == ROUTE)
+        return self.run(unquote(path.removeprefix("/runs/")), tenant) if path.startswith("/runs/") else None
 
     def overview(self, since: str | None, tenant: str | None) -> Response:
         """Spend over time, dearest runs, spend by model and by user, alerts, holes.
@@ -121,6 +143,9 @@ class Pages:
                 for name, rows in zip(("user", "workflow"), by_whom, strict=True)
             },
             alerts=ledger.alerts(12, since_ns, tenant),
+            pace_usd=self._pace(now_ns, tenant),
+            budgets=[(row, min(float(str(row["used_share"])), 1.0)) for row in self.views.budgets(tenant, 4)],
+            loops=self._looping({str(run["run_id"]) for run in open_runs}, tenant),
             holes=[row for row in models if row["unpriced_calls"] or row["incomplete_calls"]][:8],
         )
 
@@ -166,7 +191,7 @@ class Pages:
             now=rfc3339(now_ns),
             rows=_shares(spent)[:_ROWS],
             outcomes=self.views.per_outcome(
-                ["workflow", "model_route"] if by_route else ["workflow"], chosen, since_ns, tenant
+                ["workflow", ROUTE] if by_route else ["workflow"], chosen, since_ns, tenant
             )[:_ROWS],
             by_route=by_route,
             drift=[alert for alert in self.views.alerts(500, tenant) if alert["category"] == "drift"][:20],
@@ -202,6 +227,19 @@ class Pages:
             wasted_share=_share(run["wasted_usd"], dearest),
         )
 
+    def _pace(self, now_ns: int, tenant: str | None) -> str:
+        """Dollars an hour, as spent in the last ten minutes."""
+        spent = self.views.ledger.spend_over_time(_PACE_NS, now_ns - _PACE_NS, now_ns, tenant)
+        return usd(sum(nano for _, nano in spent) * (_HOUR // _PACE_NS)) or "0"
+
+    def _looping(self, open_runs: set[str], tenant: str | None) -> list[Row]:
+        """Loops that are burning: the last word on them is that they go on, and their runs are open."""
+        return [
+            alert
+            for alert in (self.views.ledger.alerts(200, None, tenant) if open_runs else ())
+            if alert["state"] == "firing" and alert["category"] == "loop" and alert["run_id"] in open_runs
+        ][:8]
+
     def _bars(self, chosen: str, since_ns: int | None, now_ns: int, tenant: str | None) -> list[Bar]:
         ledger = self.views.ledger
         if since_ns is None:
@@ -233,7 +271,7 @@ def page_routes(pages: Pages) -> list[Route]:
         return pages.alerts(asked(request, "tenant"))
 
     def workflows(request: Request) -> Response:
-        by_route = asked(request, "by") == "model_route"
+        by_route = asked(request, "by") == ROUTE
         return pages.workflows(asked(request, "since"), asked(request, "tenant"), by_route=by_route)
 
     def run(request: Request) -> Response:

@@ -87,7 +87,7 @@ class Host(Protocol):
 
 _REMEMBERED: Final = 100  # answers
 _SLOW_S: Final = 0.1
-_OLDEST_S: Final = 60.0
+_OLDEST_S: Final = 600.0  # live pages correct what they have shown within seconds
 
 
 @dataclass(slots=True)

@@ -41,7 +41,16 @@ class FakeHost:
         return next((r for r in self.live if r.summary.tenant == tenant and key in (r.summary.run_id, *r.keys)), None)
 
     def budgets(self, tenant, limit):
-        return [{"rule": "daily", "used_share": 0.5}, {"rule": "hourly", "used_share": 0.2}][:limit]
+        rows = [("daily", 0.5, {"user": EVIL}), ("hourly", 0.2, {"user": None})]
+        return [
+            {
+                "rule": rule, "mode": "enforce", "tenant": "default", "group": group, "window": "1d rolling",
+                "window_start": None, "window_end": None, "limit_usd": "10", "spent_usd": str(10 * share),
+                "counted_usd": str(10 * share), "left_usd": "5", "used_share": share, "exhausted_at": None,
+                "firing": [], "top_run": None, "top_run_usd": "0", "exceptions": [],
+            }
+            for rule, share, group in rows
+        ][:limit]  # fmt: skip
 
     def allow(self, told, tenant):
         return {"exception": dict(told), "file": "x.yaml", "rules_hash": "0"}

@@ -61,7 +61,7 @@ def test_a_slow_report_is_shown_once_more_while_another_is_found(ledger) -> None
     assert asked(of) == 1  # older than ten times what it took
     renewed(of, ledger, 4)
     assert asked(of) == 4
-    ledger.now_s += 61
+    ledger.now_s += 601
     assert asked(of) == 5  # so old a one is shown to nobody
 
 

@@ -178,3 +178,57 @@ def test_every_page_opens_and_what_people_do_there_counts(browser: Browser, serv
     assert wrong == []
     until(lambda: any(row["exceptions"] for row in service.get("/v1/budgets")["budgets"]))
     page.close()
+
+
+def called(trace: str, tokens: int) -> dict[str, object]:
+    """One export request: a call that ended just now."""
+    import time
+
+    values = {
+        "gen_ai.operation.name": {"stringValue": "chat"},
+        "gen_ai.provider.name": {"stringValue": "openai"},
+        "gen_ai.request.model": {"stringValue": "gpt-4o"},
+        "gen_ai.usage.input_tokens": {"intValue": str(tokens)},
+        "gen_ai.usage.output_tokens": {"intValue": "0"},
+    }
+    span = {
+        "traceId": trace * 16,
+        "spanId": trace * 8,
+        "name": "chat",
+        "startTimeUnixNano": str(time.time_ns() - 10**9),
+        "endTimeUnixNano": str(time.time_ns()),
+        "attributes": [{"key": key, "value": value} for key, value in values.items()],
+    }
+    return {"resourceSpans": [{"scopeSpans": [{"scope": {"name": "x"}, "spans": [span]}]}]}
+
+
+@pytest.mark.slow
+def test_the_overview_shows_new_spending_without_asking_again(browser: Browser, serve: Callable[..., Process]) -> None:
+    started = serve("rules: []\nengine: {settle: 200ms}")
+    asked: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url.removeprefix(started.api)))
+    page.goto(started.api + "/?since=24h")
+    page.get_by_text("Nothing here yet").wait_for()
+    for trace, said in (("a1", "$2.50"), ("b2", "$5.00")):
+        post(f"http://{started.http}/v1/traces", called(trace, 1_000_000))
+        page.locator(".tile", has_text="Spent").get_by_text(said).wait_for(timeout=20_000)
+    assert [url for url in asked if not url.startswith("/static")] == ["/?since=24h", "/live?since=24h&page=%2F"]
+    # What somebody has open stays as it is until they let go of it.
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('.tile'))")
+    post(f"http://{started.http}/v1/traces", called("c3", 1_000_000))
+    until(lambda: started.get("/v1/report")["rows"][0]["cost_usd"] == "7.5")
+    page.wait_for_timeout(2500)
+    assert "$5.00" in page.locator(".tile", has_text="Spent").inner_text()
+    page.evaluate("getSelection().removeAllRanges()")
+    page.locator(".tile", has_text="Spent").get_by_text("$7.50").wait_for(timeout=10_000)
+    page.close()
+
+    # Without JavaScript the page loads itself again.
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(started.api + "/")
+    with page.expect_navigation(timeout=20_000):
+        pass
+    assert "$7.50" in page.inner_text("main")
+    context.close()

@@ -1,21 +1,41 @@
-// Three small things: a live page renews itself while it is in view, branches of a tree fold, forms ask the API.
+// Three small things: a live page shows what the service sends, branches of a tree fold, forms ask the API.
 "use strict";
 
-const RENEW_MS = 5000;
 let touched = false; // somebody folds and unfolds: what they look at stays
+let stream = null;
+let waiting = null; // what came while somebody was busy here
 
-async function renew() {
-  const busy = document.hidden || touched || document.querySelector("details[open]") || String(getSelection());
-  if (busy || !document.querySelector(".live")) return;
-  try {
-    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-    if (!answer.ok) return;
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    document.getElementById("main").replaceWith(document.importNode(fresh.getElementById("main"), true));
-    document.body.classList.remove("stale");
-  } catch {
-    document.body.classList.add("stale");
+function busy() {
+  return touched || document.querySelector("details[open]") || String(getSelection());
+}
+
+function show(html) {
+  if (busy()) {
+    waiting = html;
+    return;
   }
+  waiting = null;
+  const main = document.getElementById("main");
+  const focus = main.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  const fresh = new DOMParser().parseFromString(html, "text/html");
+  main.replaceChildren(...[...fresh.body.childNodes].map((node) => document.importNode(node, true)));
+  if (focus) main.querySelector(`a[href="${CSS.escape(focus)}"]`)?.focus();
+}
+
+// Only while it is in view: a browser keeps few connections to one server.
+function listen() {
+  if (!document.querySelector(".live") || document.hidden === (stream === null)) return;
+  if (document.hidden) {
+    stream.close();
+    stream = null;
+    return;
+  }
+  const asked = new URLSearchParams(location.search);
+  asked.set("page", location.pathname);
+  stream = new EventSource(`/live?${asked}`);
+  stream.addEventListener("page", (event) => show(event.data));
+  stream.addEventListener("open", () => document.body.classList.remove("stale"));
+  stream.addEventListener("error", () => document.body.classList.add("stale"));
 }
 
 function fold(button) {
@@ -68,4 +88,6 @@ document.addEventListener("submit", (event) => {
   event.preventDefault();
   ask(event.target);
 });
-setInterval(renew, RENEW_MS);
+document.addEventListener("visibilitychange", listen);
+setInterval(() => waiting !== null && show(waiting), 1000);
+listen();
