@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,6 +20,7 @@ from otel_cost.core.enrich.lines import rfc3339, usd
 from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.per_outcome import ROUTE
 from otel_cost.edge.ledger.story import without_echoes
+from otel_cost.edge.serve.drift_chart import drift_charts
 from otel_cost.edge.serve.when import instant_ns
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Pages:
             alerts=ledger.alerts(12, since_ns, tenant),
             pace_usd=self._pace(now_ns, tenant),
             budgets=[(row, min(float(str(row["used_share"])), 1.0)) for row in self.views.budgets(tenant, 4)],
-            loops=self._looping({str(run["run_id"]) for run in open_runs}, tenant),
+            loops=self._looping(open_runs, tenant),
             holes=[row for row in models if row["unpriced_calls"] or row["incomplete_calls"]][:8],
         )
 
@@ -183,6 +184,7 @@ class Pages:
         now_ns = time.time_ns()
         since_ns = None if chosen == "all" else instant_ns(chosen, now_ns)
         (spent,) = self.views.reports([["workflow"]], chosen, since_ns, tenant)
+        drift = [alert for alert in self.views.alerts(500, tenant) if alert["category"] == "drift"]
         return self._page(
             "workflows.html",
             chosen=chosen,
@@ -194,7 +196,8 @@ class Pages:
                 ["workflow", ROUTE] if by_route else ["workflow"], chosen, since_ns, tenant
             )[:_ROWS],
             by_route=by_route,
-            drift=[alert for alert in self.views.alerts(500, tenant) if alert["category"] == "drift"][:20],
+            drift=drift[:20],
+            charts=drift_charts(self.views.drift(tenant), drift),
         )
 
     def run(self, run_or_trace_id: str, tenant: str | None) -> Response:
@@ -232,12 +235,17 @@ class Pages:
         spent = self.views.ledger.spend_over_time(_PACE_NS, now_ns - _PACE_NS, now_ns, tenant)
         return usd(sum(nano for _, nano in spent) * (_HOUR // _PACE_NS)) or "0"
 
-    def _looping(self, open_runs: set[str], tenant: str | None) -> list[Row]:
+    def _looping(self, open_runs: Sequence[Row], tenant: str | None) -> list[Row]:
         """Loops that are burning: the last word on them is that they go on, and their runs are open."""
+        # An alert names the run as it was called then; the trace stays.
+        known: set[object] = {run["run_id"] for run in open_runs}
+        known.update(trace_id for run in open_runs for trace_id in cast("list[str]", run["trace_ids"]))
         return [
             alert
             for alert in (self.views.ledger.alerts(200, None, tenant) if open_runs else ())
-            if alert["state"] == "firing" and alert["category"] == "loop" and alert["run_id"] in open_runs
+            if alert["state"] == "firing"
+            and alert["category"] == "loop"
+            and {alert["run_id"], alert["trace_id"]} & known
         ][:8]
 
     def _bars(self, chosen: str, since_ns: int | None, now_ns: int, tenant: str | None) -> list[Bar]:

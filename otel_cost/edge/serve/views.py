@@ -204,6 +204,13 @@ class Views:
         except TimeoutError:
             return []
 
+    def drift(self, tenant: str | None) -> list[Row]:
+        """Where each group of each rule of drift stands; nothing while the engine is busy."""
+        try:
+            return self.host.drift(tenant)
+        except TimeoutError:
+            return []
+
     def alerts(self, limit: int, tenant: str | None) -> list[Row]:
         """Alert lines, the latest first, with what people have said of them."""
         return with_people(self.host.outbox, self.ledger.alerts(limit, None, tenant))
