@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import ormsgpack
 
 from otel_cost.core.assemble import summary
+from otel_cost.core.assemble.join import REPEATABLE
 from otel_cost.core.assemble.run import Change
 from otel_cost.core.assemble.runs import Caps, Runs
 from otel_cost.core.assemble.snapshot import thaw
@@ -42,6 +43,7 @@ from otel_cost.core.escalation import Escalation
 from otel_cost.core.exemptions import Exemptions
 from otel_cost.core.model.attributes import PlainAttributes, text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
+from otel_cost.core.model.event import SpanEvent
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Reason, Source, Status
 from otel_cost.core.normalise import normalise_log, normalise_metric, normalise_span
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
     from otel_cost.core.drift import Ran
     from otel_cost.core.library import Library
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, Resource, Scope, SpanEvent
+    from otel_cost.core.model.event import HookEvent, LogEvent, MetricPoint, Resource, Scope
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
@@ -448,6 +450,21 @@ class Engine:
         """A sleeping run, awake; `Runs` asks."""
         frozen = self._snapshots.find(tenant, key) if self._snapshots is not None else None
         return None if frozen is None else thaw(frozen, self.book.charge, 0)
+
+    def keys_of(self, event: SpanEvent | LogEvent) -> list[str]:
+        """The keys by which `feed` finds the run of an event, as text, the strongest first; safe from any thread."""
+        if isinstance(event, SpanEvent):
+            step = normalise_span(event)
+            if step is None and not event.parent_id:
+                step = _bare_root(event)
+        else:
+            step = normalise_log(event)
+        keys = [event.trace_id.hex()] if event.trace_id else []
+        if step is not None:
+            self._identify(step, event)
+            keys += [f"session:{step.session}"] if step.session else []
+            keys += [key for key in step.ids if not key.startswith(REPEATABLE)]
+        return keys
 
     # ---- stages --------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from otel_cost.core.routing import Router
 from otel_cost.edge.allow import FOLDER as EXCEPTIONS
 from otel_cost.edge.allow import exception_of, find_alert, read_wish, write_exception
 from otel_cost.edge.auth import Door
-from otel_cost.edge.books import JOURNAL, RECEIVER, EngineBooks
+from otel_cost.edge.books import JOURNAL, RECEIVER, STEPS, EngineBooks
 from otel_cost.edge.clock import now_ns
 from otel_cost.edge.config import split_endpoint
 from otel_cost.edge.engine import build_engine
@@ -46,6 +46,7 @@ from otel_cost.edge.export._watch import DestinationWatch
 from otel_cost.edge.journal import Fsync, Journal, Record, keep_aside
 from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
 from otel_cost.edge.kept_hooks import Place, hook_record, in_order
+from otel_cost.edge.ledger import LedgerUnavailableError
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes
@@ -53,9 +54,12 @@ from otel_cost.edge.notify import build_sink, build_telling
 from otel_cost.edge.notify._notifier import Notifier
 from otel_cost.edge.notify._outbox import Outbox
 from otel_cost.edge.notify._told import ToldAlerts
+from otel_cost.edge.partitions import Partitions
 from otel_cost.edge.receive.grpc import GrpcReceiver
+from otel_cost.edge.receive.homes import Homes
 from otel_cost.edge.receive.http import HttpReceiver
 from otel_cost.edge.receive.intake import Intake
+from otel_cost.edge.receive.kafka import KafkaMetrics, Sorter, StepReader
 from otel_cost.edge.receive.quota import Quotas
 from otel_cost.edge.receive.refusals import OverloadedError
 from otel_cost.edge.rule_keeper import RuleKeeper
@@ -83,7 +87,8 @@ if TYPE_CHECKING:
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
     from otel_cost.edge.kept_hooks import KeptHook
-    from otel_cost.edge.ledger import LedgerUnavailableError, Selection
+    from otel_cost.edge.ledger import Selection
+    from otel_cost.edge.partitions import Offset, Partition
     from otel_cost.pipeline import Engine
 
 TICK_S: Final = 0.1
@@ -94,6 +99,9 @@ ROUTER_BYTES: Final = 64 * 2**20
 DRAIN_S: Final = 30.0
 NEARLY_FULL: Final = 0.9  # not ready before anything has to be refused
 LOOK_AROUND_S: Final = 1.0
+MOVE_S: Final = 120.0  # for the engine to let go of partitions, or to take them
+HAND_OVER_S: Final = 3.0  # for exporters to send what waits, before others may read it again
+MOST_REPLAYED: Final = 10_000
 CURSORS_S: Final = 0.2  # how often it is written down how far each destination is
 _SIGNALS: Final = frozenset(signal.value for signal in Signal)
 OUTCOMES: Final = "outcomes"  # kind of journal record: a JSON list of what became of some work
@@ -121,7 +129,16 @@ class Service:
         self._cursors_file = data / "cursors.json"
         self._standing_file = data / "standing.bin"
         self.ledger = DuckDbLedger(data / "ledger.duckdb")
-        self._writer = LedgerWriter(self.ledger, committed=self._committed, failed=self._ledger_failed)
+        # Kafka keeps the records: positions are this process's own, above all that earlier ones have used.
+        self._partitions = None if config.kafka is None else Partitions(now_ns())
+        self._moved = threading.Event()  # the ledger says that a partition of ours is another worker's
+        self._writer = LedgerWriter(
+            self.ledger,
+            committed=self._committed,
+            failed=self._ledger_failed,
+            partitions=self._partitions,
+            moved=self._moved.set,
+        )
         self._reread = reread
         self._restart_for: Config | None = None
         self._keeper = RuleKeeper(self._rule_entries, data / EXCEPTIONS, exporters=config.exporters.keys())
@@ -142,7 +159,7 @@ class Service:
             dead_letters=data / "dead-letters",
             spill=data / "spill",
             told=partial(ToldAlerts, self.outbox),
-            cursors=self._load_cursors(),
+            cursors=self._load_cursors() if self._partitions is None else {},
         )
         self._routes: dict[Signal, list[Destination]] = {}
         for signal in Signal:
@@ -176,9 +193,10 @@ class Service:
         self._look_at = 0.0
         self._was_ready = True
         redactor = build_redactor(config.content, data)
+        received = ReceiverMetrics(self.registry)
         self._intake = Intake(
             self.journal,
-            ReceiverMetrics(self.registry),
+            received,
             authenticate=Door(config.auth).sender,
             admit=self._admit,
             redact=redactor.redact,
@@ -187,6 +205,19 @@ class Service:
         watch_journal(self.registry, self.journal)
         self.registry.register(DestinationMetrics(self.destinations.values))
         self._receivers: list[GrpcReceiver | HttpReceiver] = []
+        self._stages: list[Sorter | StepReader] = []
+        if config.kafka is not None:
+            counts = KafkaMetrics(self.registry)
+            sorter = Sorter(
+                config.kafka,
+                counts,
+                signals=[signal for signal in Signal if config.pipeline(signal) is not None],
+                homes=Homes(),
+                keys_of=lambda event: self.engine.keys_of(event),  # noqa: PLW0108  # of the engine of that moment
+                redact=redactor.redact,
+                metrics=received,
+            )
+            self._stages = [sorter, StepReader(config.kafka, counts, self)]
         self._api = ApiServer(
             self,
             split_endpoint(config.api.endpoint),
@@ -200,7 +231,10 @@ class Service:
         self._outbox_problem: str | None = None
         self._stopping = threading.Event()
         self._recovered = False
-        self._next_position = self.ledger.cursor()
+        self._next_position = self.ledger.cursor() if self._partitions is None else now_ns()
+        self._journal_position = self.ledger.cursor()  # where Kafka keeps the records, the journal has but a few others
+        self._sent_position = self._next_position  # the first of which not everything has left
+        self._replayed: set[int] = set()  # positions of records that had left before they were read here
         self._held_position: int | None = None
         self._router: Router | None = None
         self._route_by(self.engine.rules.routes)
@@ -247,7 +281,7 @@ class Service:
         self._housekeeping.start()
         self._keeper.start(self._swap_rules)
         signals = [signal for signal in Signal if self.config.pipeline(signal) is not None]
-        for receiver_id, receiver in self.config.receivers.items():
+        for receiver_id, receiver in self.config.otlp.items():
             key = f"receivers.{receiver_id}.protocols"
             grpc, http = receiver.protocols.grpc, receiver.protocols.http
             if grpc is not None:
@@ -267,6 +301,8 @@ class Service:
                 self.http_port = over_http.start()
                 self._receivers.append(over_http)
         self.api_port = self._api.start()
+        for stage in self._stages:
+            stage.start()
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
         """Refuse what comes, finish what was accepted, send what is queued, write everything down.
@@ -279,6 +315,8 @@ class Service:
         self._intake.close()
         for receiver in self._receivers:
             receiver.drain(max(0.5, deadline - time.monotonic()))
+        for stage in self._stages:
+            stage.stop(max(1.0, deadline - time.monotonic()))
         self._backlog.close()
         self._engine_thread.join(max(1.0, deadline - time.monotonic()))
         for destination in self.destinations.values():
@@ -302,6 +340,7 @@ class Service:
     def problems(self) -> list[str]:
         """Why the service is not ready; empty: it is."""
         said = [self._intake.problem, self._ledger_problem, self._outbox_problem]
+        said += [stage.problem for stage in self._stages]
         if self._memory.level is not Level.FREE:
             said.append("memory is near its soft limit")
         if self.journal.size_bytes > NEARLY_FULL * self.config.journal.max_bytes:
@@ -312,6 +351,95 @@ class Service:
             said.append("the journal is being read")
         full = [name for name, destination in self.destinations.items() if destination.is_full]
         return [problem for problem in said if problem] + [f"the queue of {name} is full" for name in full]
+
+    # ---- what the reader of Kafka asks -----------------------------------------
+
+    def feed(self, record: Record) -> None:
+        """The next record of a partition."""
+        self._backlog.put_records([record])
+
+    def at_end(self, partition: Partition) -> None:
+        """There is nothing more to read of a partition at present."""
+        if self._partitions is not None:
+            self._backlog.put_question(partial(self._partitions.at_end, partition), Future())
+
+    def is_full(self) -> bool:
+        """Reading has to wait: for the engine, for memory, for the ledger or for an exporter."""
+        return (
+            self._backlog.is_half_full
+            or self._memory.level is Level.FULL
+            or self._ledger_problem is not None
+            or any(destination.is_full for destination in self.destinations.values())
+        )
+
+    def has_moved(self) -> bool:
+        """Whether the ledger has said that a partition of ours is another's; says so once."""
+        moved = self._moved.is_set()
+        self._moved.clear()
+        return moved
+
+    def take_partitions(self, partitions: Sequence[Partition]) -> Mapping[Partition, Offset]:
+        """They are ours: from where to read each. Waits for the ledger."""
+        while True:
+            try:
+                offsets = self.ledger.take_partitions(partitions)
+                said = self.ledger.sent_alerts()
+            except LedgerUnavailableError as error:
+                self._ledger_failed(error)
+                if self._stopping.wait(LOOK_AROUND_S):
+                    raise
+            else:
+                self._ledger_failed(None)
+                self._ask(partial(self._take_partitions, offsets, said), timeout_s=MOVE_S)
+                return offsets
+
+    def _take_partitions(self, offsets: Mapping[Partition, Offset], said: set[tuple[str, str]]) -> None:
+        self._said |= said
+        if self._partitions is not None:
+            self._partitions.assign(offsets)
+
+    def give_partitions(self, partitions: Sequence[Partition], *, last: bool) -> Mapping[Partition, Offset]:
+        """They are others': all of them that is here is finished and written down, then forgotten.
+
+        Runs do not know what partitions they are made of, so the others begin anew as well:
+        from where to read each of them.
+        """
+        again: Mapping[Partition, Offset] = self._ask(
+            partial(self._give_partitions, partitions, last=last), timeout_s=MOVE_S
+        )
+        return again
+
+    def _give_partitions(self, partitions: Sequence[Partition], *, last: bool) -> Mapping[Partition, Offset]:
+        assert self._partitions is not None  # noqa: S101  # by the caller
+        self.engine.release(now_ns())
+        self._carry_out()
+        if self._router is not None:
+            self._export_shares(self._router, self._router.close(self.engine.route_facts))
+            self._unrouted_position = None
+        for destination in self.destinations.values():
+            destination.drain(HAND_OVER_S)
+        self._save_cursors()
+        self._carry_out()
+        self._writer.flush()
+        self._partitions.drop(partitions)
+        kept = self._partitions.all()
+        if last:
+            return {}
+        self._begin_anew()
+        self._partitions.drop(kept)
+        offsets = self.ledger.take_partitions(kept) if kept else {}
+        self._partitions.assign(offsets)
+        return offsets
+
+    def _begin_anew(self) -> None:
+        """Another engine in the place of this one, which knows no open run."""
+        old, begun_ns = self.engine, now_ns()
+        self.engine = build_engine(self.config, rules=old.rules, snapshots=self._writer, book=old.book)
+        self._replayed.clear()
+        self._router = None
+        self._route_by(old.rules.routes)
+        self._restore(begun_ns)
+        self.engine.restore_standing(old.keep_standing(), begun_ns + self.config.engine.idle)
 
     # ---- what the API asks ---------------------------------------------------
 
@@ -456,20 +584,14 @@ class Service:
     def _recover(self) -> None:
         """Feed again what the ledger's cursor says is not all written, in the time of its receipt."""
         begun_ns = now_ns()
-        since_ns = self.engine.policy.since_ns(begun_ns)
-        if since_ns is not None:
-            # Keyed by call, so that what the journal tells again counts once.
-            told = (alert for alert in self.ledger.alerts(10_000, begun_ns - KEEP_NS) if alert["category"] == "budget")
-            self.engine.restore(self.ledger.spends(since_ns), map(alert_of, told), begun_ns)
-        self._restore_library()
+        self._restore(begun_ns)
         self._restore_standing(begun_ns)
-        if self.engine.drift:
-            runs = self.ledger.finished(begun_ns - self.engine.drift.last_ns)
-            self.engine.restore_drift(runs, self._said, begun_ns)
         count = 0
         start = self.ledger.cursor()
         # A hook call is written down after the telemetry in the middle of which it was taken in.
         hooks = deque(kept for kept in in_order(self.journal.read(start)) if kept.place.position >= start)
+        if self._partitions is not None:
+            hooks.clear()  # their places are those of a process that is gone
         again = partial(self._hooks_again, hooks)
         for record in self.journal.read(start):
             if record.kind in _SIGNALS:
@@ -483,6 +605,18 @@ class Service:
         self._recovered = True
         if count:
             _log.info("journal read again", records=count, open_runs=len(self.engine.runs))
+
+    def _restore(self, begun_ns: int) -> None:
+        """Tell a new engine what the ledger knows."""
+        since_ns = self.engine.policy.since_ns(begun_ns)
+        if since_ns is not None:
+            # Keyed by call, so that what the journal tells again counts once.
+            told = (alert for alert in self.ledger.alerts(10_000, begun_ns - KEEP_NS) if alert["category"] == "budget")
+            self.engine.restore(self.ledger.spends(since_ns), map(alert_of, told), begun_ns)
+        self._restore_library()
+        if self.engine.drift:
+            runs = self.ledger.finished(begun_ns - self.engine.drift.last_ns)
+            self.engine.restore_drift(runs, self._said, begun_ns)
 
     def _hooks_again(self, hooks: deque[KeptHook], until: Place | None) -> None:
         """Take in once more the calls that came up to a place (None: all), each where it was."""
@@ -532,7 +666,7 @@ class Service:
                         _answer(*one)
                     else:
                         self._take_in(one, RECEIVER, self._backlog.hooks, self._hooks)
-                for _ in self.engine.advancing(now_ns()):
+                for _ in self.engine.advancing(self._clock_ns()):
                     if self._backlog.hooks:
                         self._hooks()
                 self._carry_out()
@@ -548,7 +682,8 @@ class Service:
             if self._router is not None:  # while the runs are open that its routes ask about
                 self._export_shares(self._router, self._router.close(self.engine.route_facts))
                 self._unrouted_position = None
-            self.engine.close(now_ns())
+            if self._partitions is None:
+                self.engine.close(now_ns())
             self._carry_out()
         except BaseException as error:
             # Nothing is lost: the journal has it. Say so, refuse what comes, let a restart read it again.
@@ -565,6 +700,19 @@ class Service:
 
         Where `hooks` wait between two of its events, `take_hooks` takes them in.
         """
+        if record.origin is not None and self._partitions is not None:
+            taken = self._partitions.take(record.origin, record.received_ns)
+            if taken is None:
+                return
+            record.position, was_sent = taken
+            source = STEPS
+            if was_sent:
+                self._replayed.add(record.position)
+        elif self._partitions is not None:
+            self._journal_position = record.position + 1
+            if record.kind == OUTCOMES:
+                self._learn(record)
+            return
         self._next_position = record.position + 1
         if record.kind == HOOK_KIND:
             return  # taken in before it was written down
@@ -644,10 +792,16 @@ class Service:
     def _carry_out(self) -> None:
         effects = self.engine.take()
         held, cursor = self.engine.held_position(), self.engine.position()
+        if self._partitions is not None:
+            self._pass_over_sent(effects, self._next_position if held is None else held)
         # Into the outbox before the ledger's cursor can pass what they were made of: no crash loses or doubles one.
         self._notify(effects)
         self._keep_count(effects)
-        self._writer.add(effects, self._next_position if cursor is None else cursor)
+        needed = self._next_position if cursor is None else cursor
+        if self._partitions is None:
+            self._writer.add(effects, needed)
+        else:
+            self._writer.add(effects, self._journal_position, (needed, self._sent_position))
         self._count(effects)
         self._export(effects)
         for destination in self.destinations.values():
@@ -655,6 +809,23 @@ class Service:
         # After the offer: a root that is held no more and offered not yet must not fall between the two.
         self._held_position = self._next_position if held is None else held
         self._unrouted_position = None if self._router is None else self._router.position()
+
+    def _clock_ns(self) -> int:
+        return now_ns() if self._partitions is None else self._partitions.clock(now_ns())
+
+    def _pass_over_sent(self, effects: Effects, held: int) -> None:
+        """What is read again because its run is still open has left already; alerts go by what the ledger has told."""
+        known = {f"{tenant}/{alert_id}" for tenant, alert_id in self._said} if effects.alerts else set()
+        fresh = []
+        for record in effects.outgoing:
+            if record.key in known if record.key else record.position in self._replayed:
+                own = record.resource is OWN_RESOURCE
+                self._books.carried_out(record.signal, duplicates=1, own=int(own))
+            else:
+                fresh.append(record)
+        effects.outgoing[:] = fresh
+        if len(self._replayed) > MOST_REPLAYED:
+            self._replayed = {position for position in self._replayed if position >= held}
 
     def _count(self, effects: Effects) -> None:
         if effects.duplicates:
@@ -759,8 +930,14 @@ class Service:
         if error is not None:
             _log.error("the ledger cannot be written", problem=str(error))
 
-    def _committed(self, cursor: int) -> None:
+    def _committed(self, cursor: int, offsets: Mapping[Partition, Offset]) -> None:
         """The ledger is at `cursor`: what every destination has as well may leave the journal."""
+        if self._partitions is not None:
+            self.journal.release(cursor)
+            for stage in self._stages:
+                if isinstance(stage, StepReader):
+                    stage.hint(offsets)
+            return
         delivered = self._save_cursors()
         self.journal.release(min([cursor, *(position + 1 for position in delivered)]))
 
@@ -774,7 +951,9 @@ class Service:
                 routed = self._router is not None and name in self._router.routed
                 waiting = [position for position in (held, unrouted if routed else None) if position is not None]
                 cursors[name] = min([destination.cursor, *(position - 1 for position in waiting)])
-            if cursors != self._cursors:
+            if self._partitions is not None:
+                self._sent_position = min([self._next_position, *(cursor + 1 for cursor in cursors.values())])
+            elif cursors != self._cursors:
                 fresh = self._cursors_file.with_suffix(".new")
                 try:
                     fresh.write_text(json.dumps(cursors))
@@ -823,6 +1002,11 @@ class _Backlog:
 
     def put_question(self, question: Callable[[], Any], answer: Future[Any]) -> None:
         self._line.put((question, answer))
+
+    @property
+    def is_half_full(self) -> bool:
+        """One more record finds room, and not many."""
+        return self._bytes > BACKLOG_BYTES // 2
 
     def close(self) -> None:
         """No more records are coming; `take` ends when the line is empty."""

@@ -64,7 +64,7 @@ def _leave(code: int) -> NoReturn:
 
 def ready_line(service: Service, config: Config) -> str:
     """What other programs wait for; a protocol that is not served is left out."""
-    receivers = [receiver.protocols for receiver in config.receivers.values()]
+    receivers = [receiver.protocols for receiver in config.otlp.values()]
     hosts = {
         "grpc": next((p.grpc.endpoint for p in receivers if p.grpc is not None), None),
         "http": next((p.http.endpoint for p in receivers if p.http is not None), None),

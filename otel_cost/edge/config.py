@@ -31,6 +31,7 @@ from otel_cost.document import Document, Place, expand, in_file_order, merge, ne
 from otel_cost.edge.auth import Auth, TenantName
 from otel_cost.edge.export import EXPORTERS
 from otel_cost.edge.files import BUNDLED, bundled_rules, read_document
+from otel_cost.edge.receive.kafka import KafkaReceiver
 from otel_cost.edge.rule_files import folder_of, resolver
 from otel_cost.edge.tls import ServerTls
 from otel_cost.errors import DocumentError, UsageError
@@ -118,6 +119,9 @@ class OtlpReceiver(_Part):
     """Takes OTLP."""
 
     protocols: Protocols = Protocols(grpc=GrpcReceiver(), http=HttpReceiver())
+
+
+RECEIVERS: Final[Mapping[str, type[BaseModel]]] = {"otlp": OtlpReceiver, "kafka": KafkaReceiver}
 
 
 class Pipeline(_Part):
@@ -233,11 +237,11 @@ def _state_home() -> Path:
 class Config(_Part):
     """The whole config; an empty one serves on loopback with the shipped rules and no exporters.
 
-    `exporters` holds each type's own settings model (see `otel_cost/edge/export/`);
+    `receivers` and `exporters` hold each type's own settings model (see `otel_cost/edge/export/`);
     `rules` are absolute paths or `bundled:NAME`, `prices` absolute paths.
     """
 
-    receivers: dict[str, OtlpReceiver] = {"otlp": OtlpReceiver()}
+    receivers: dict[str, Any] = {"otlp": OtlpReceiver()}
     exporters: dict[str, Any] = {}
     api: Api = Api()
     data_dir: Path = Field(default_factory=_state_home)
@@ -253,19 +257,22 @@ class Config(_Part):
     content: Content = Content()
     service: Service = Service()
 
-    @field_validator("receivers", mode="before")
-    @classmethod
-    def _named_is_on(cls, written: object) -> object:
-        if isinstance(written, dict):
-            return {key: {} if item is None else item for key, item in written.items()}
-        return written
-
     @field_validator(
         "journal", "engine", "outcomes", "auth", "senders", "retention", "content", "service", "api", mode="before"
     )
     @classmethod
     def _empty_is_default(cls, written: object) -> object:
         return {} if written is None else written
+
+    @property
+    def otlp(self) -> dict[str, OtlpReceiver]:
+        """Receivers of OTLP."""
+        return {name: one for name, one in self.receivers.items() if isinstance(one, OtlpReceiver)}
+
+    @property
+    def kafka(self) -> KafkaReceiver | None:
+        """The receiver that reads from Kafka."""
+        return next((one for one in self.receivers.values() if isinstance(one, KafkaReceiver)), None)
 
     def pipeline(self, signal: Signal) -> Pipeline | None:
         """The pipeline of a signal; None: the signal is not accepted."""
@@ -278,7 +285,9 @@ class Config(_Part):
     def shown(self) -> dict[str, Any]:
         """The effective config as plain values, secrets replaced."""
         plain = self.model_dump(mode="json")
-        plain["exporters"] = {name: settings.model_dump(mode="json") for name, settings in self.exporters.items()}
+        for section in ("receivers", "exporters"):
+            components: dict[str, BaseModel] = getattr(self, section)
+            plain[section] = {name: settings.model_dump(mode="json") for name, settings in components.items()}
         plain["service"]["pipelines"] = {
             signal.value: pipeline.model_dump(mode="json")
             for signal in Signal
@@ -335,44 +344,47 @@ def check_config(document: Document) -> Config:
         config = Config.model_validate({} if document.value is None else document.value)
     except ValidationError as error:
         problems += problems_of(error, document, Config)
-    exporters = _exporters(document, problems)
-    problems += _wrong_ids(document, "receivers", {"otlp"})
+    kinds = {name: kind.settings for name, kind in EXPORTERS.items()}
+    changed: dict[str, Any] = {"exporters": _components(document, "exporters", kinds, problems)}
+    if "receivers" in _mapping(document):
+        changed["receivers"] = _components(document, "receivers", RECEIVERS, problems)
     problems += _unconnected(document)
+    problems += _one_log(document)
     if config is not None:
+        config = config.model_copy(update=changed)
         problems += _open_doors(document, config)
     rules = _entries(document, "rules", problems)
     prices = _entries(document, "prices", problems)
     if problems or config is None:
         raise DocumentError(in_file_order(problems))
-    changed: dict[str, Any] = {"exporters": exporters}
+    changed = {}
     if "rules" in config.model_fields_set:
         changed["rules"] = rules
     if "prices" in config.model_fields_set:
         changed["prices"] = tuple(Path(entry) for entry in prices)
     changed["api"] = _rebased(config.api, document, ("api",))
-    changed["receivers"] = {
-        name: _rebased(receiver, document, ("receivers", name)) for name, receiver in config.receivers.items()
-    }
     data_dir = config.data_dir.expanduser()
     changed["data_dir"] = (folder_of(document.place(("data_dir",)).source) / data_dir).absolute()
     return config.model_copy(update=changed)
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of the config, with the settings of every type of exporter."""
+    """JSON Schema (2020-12) of the config, with the settings of every type of receiver and exporter."""
     schema = Config.model_json_schema()
     definitions = schema.setdefault("$defs", {})
-    patterns: dict[str, Any] = {}
-    for name, kind in EXPORTERS.items():
-        one = kind.settings.model_json_schema()
-        for inner, definition in one.pop("$defs", {}).items():
-            definitions.setdefault(inner, definition)
-        patterns[f"^{re.escape(name)}(/.+)?$"] = {"anyOf": [one, {"type": "null"}]}
-    schema["properties"]["exporters"] = {
-        "type": "object",
-        "patternProperties": patterns,
-        "additionalProperties": False,
-    }
+    kinds = {"receivers": RECEIVERS, "exporters": {name: kind.settings for name, kind in EXPORTERS.items()}}
+    for section, known in kinds.items():
+        patterns: dict[str, Any] = {}
+        for name, settings in known.items():
+            one = settings.model_json_schema()
+            for inner, definition in one.pop("$defs", {}).items():
+                definitions.setdefault(inner, definition)
+            patterns[f"^{re.escape(name)}(/.+)?$"] = {"anyOf": [one, {"type": "null"}]}
+        schema["properties"][section] = {
+            "type": "object",
+            "patternProperties": patterns,
+            "additionalProperties": False,
+        }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
@@ -409,19 +421,21 @@ def _wrong_ids(document: Document, section: str, types: set[str]) -> Iterator[Pr
             yield document.problem((section, name), f"unknown type `{_type_of(name)}`", hint, key=True)
 
 
-def _exporters(document: Document, problems: list[Problem]) -> dict[str, BaseModel]:
-    """Each exporter's settings, checked by its own type."""
-    problems += _wrong_ids(document, "exporters", set(EXPORTERS))
+def _components(
+    document: Document, section: str, kinds: Mapping[str, type[BaseModel]], problems: list[Problem]
+) -> dict[str, BaseModel]:
+    """The settings of each component of a section, checked by its own type."""
+    problems += _wrong_ids(document, section, set(kinds))
     built: dict[str, BaseModel] = {}
-    for name, written in _mapping(document, "exporters").items():
-        kind = EXPORTERS.get(_type_of(name))
-        if kind is None:
+    for name, written in _mapping(document, section).items():
+        model = kinds.get(_type_of(name))
+        if model is None:
             continue
-        path = ("exporters", name)
+        path = (section, name)
         try:
-            settings = kind.settings.model_validate({} if written is None else written)
+            settings = model.model_validate({} if written is None else written)
         except ValidationError as error:
-            problems += problems_of(error, document, kind.settings, at=path)
+            problems += problems_of(error, document, model, at=path)
             continue
         built[name] = _rebased(settings, document, path)
     return built
@@ -444,7 +458,7 @@ def _open_doors(document: Document, config: Config) -> Iterator[Problem]:
     if config.auth.allow_anonymous or config.auth.is_on:
         return
     doors: list[tuple[KeyPath, str, ServerTls | None]] = [(("api",), config.api.endpoint, config.api.tls)]
-    for name, receiver in config.receivers.items():
+    for name, receiver in config.otlp.items():
         for protocol in ("grpc", "http"):
             door = getattr(receiver.protocols, protocol)
             if door is not None:
@@ -457,6 +471,16 @@ def _open_doors(document: Document, config: Config) -> Iterator[Problem]:
             f"`{endpoint}` is open to other machines, and nobody needs a key",
             "configure `auth.keys` (`otel-cost keys new`), or say that it is meant: `auth: {allow_anonymous: true}`",
         )
+
+
+def _one_log(document: Document) -> Iterator[Problem]:
+    """Where Kafka is the journal, it is the only one."""
+    receivers = list(_mapping(document, "receivers"))
+    kafka = [name for name in receivers if _type_of(name) == "kafka"]
+    if kafka and len(receivers) > 1:
+        path = ("receivers", next(name for name in receivers if name != kafka[0]))
+        hint = "send OTLP to a Collector that writes to Kafka: deploy/collector/kafka.yaml"
+        yield document.problem(path, f"`{kafka[0]}` stands alone: no other receiver goes beside it", hint, key=True)
 
 
 def _unconnected(document: Document) -> Iterator[Problem]:
@@ -473,6 +497,8 @@ def _unconnected(document: Document) -> Iterator[Problem]:
                 if name not in known:
                     hint = nearest(str(name), known) if known else f"there are no `{role}`"
                     yield document.problem(path, f"`{name}` is not configured", hint)
+                elif role == "receivers" and _type_of(name) == "kafka" and signal == Signal.METRICS:
+                    yield document.problem(path, f"`{name}` does not take metrics", "it takes traces, logs")
                 elif role == "exporters" and _type_of(name) in EXPORTERS:
                     takes = EXPORTERS[_type_of(name)].signals
                     if signal in {one.value for one in Signal} and Signal(signal) not in takes:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from otel_cost.edge.partitions import Origin
+
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 BATCH_BYTES: Final = 32 * 1024 * 1024  # one write; more waits for the next
 INTERVAL_S: Final = 0.2  # fsync: interval
@@ -85,6 +87,7 @@ class Record:
     payload: bytes
     position: int = -1
     decoded: object = field(default=None, repr=False)  # in memory only: what the receiver has decoded already
+    origin: Origin | None = None  # where it was read, if Kafka is what keeps it
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 UNITS: Final = {Signal.TRACES: "spans", Signal.LOGS: "log_records", Signal.METRICS: "metric_points"}
 RECEIVER: Final = "otlp"
+KAFKA: Final = "kafka"
 
 
 class ReceiverMetrics:
@@ -56,14 +57,14 @@ class ReceiverMetrics:
         self._received[signal].inc(events + count)
 
     def accepted(self, signal: Signal, transport: str, events: int) -> None:
-        self._accepted[signal].labels(RECEIVER, transport).inc(events)
-        self._requests.labels(RECEIVER, transport, "success").inc()
+        self._accepted[signal].labels(_receiver(transport), transport).inc(events)
+        self._requests.labels(_receiver(transport), transport, "success").inc()
 
     def refused(self, signal: Signal, transport: str, events: int) -> None:
         """The sender, or the sender's next try, can do something about it; `events` may be 0 (not decoded)."""
         if events:
-            self._refused[signal].labels(RECEIVER, transport).inc(events)
-        self._requests.labels(RECEIVER, transport, "refused").inc()
+            self._refused[signal].labels(_receiver(transport), transport).inc(events)
+        self._requests.labels(_receiver(transport), transport, "refused").inc()
 
     def failed(self, signal: Signal, transport: str, events: int) -> None:
         """Our own mistake."""
@@ -74,6 +75,10 @@ class ReceiverMetrics:
     def json_notes(self, notes: JsonNotes) -> None:
         self._ignored_keys.inc(notes.ignored_keys)
         self._enum_names.inc(notes.enum_names)
+
+
+def _receiver(transport: str) -> str:
+    return KAFKA if transport == KAFKA else RECEIVER
 
 
 class HookMetrics:

@@ -125,6 +125,17 @@ def test_what_is_shown_is_a_config_again(tmp_path: Path) -> None:
         ("service: {pipelines: {traces: {receivers: [oltp]}}}", "did you mean `otlp`?"),
         ("service: {pipelines: {trace: {receivers: [otlp]}}}", "did you mean `traces`?"),
         ("[1, 2]", "is not a mapping"),
+        ("receivers: {kafka: {}}", "config.yaml:1:20: receivers.kafka: `brokers` is missing"),
+        ("receivers: {kafka: {brokers: [here]}}", "receivers.kafka.brokers[0]"),
+        ("receivers: {kafka: {brokers: ['h:1'], trace: {topic: x}}}", "did you mean `traces`?"),
+        (
+            "receivers: {kafka: {brokers: ['h:1']}, otlp: }",
+            "config.yaml:1:40: receivers.otlp: `kafka` stands alone: no other receiver goes beside it\n",
+        ),
+        (
+            "{receivers: {kafka: {brokers: ['h:1']}}, service: {pipelines: {metrics: {receivers: [kafka]}}}}",
+            "`kafka` does not take metrics",
+        ),
     ],
 )
 def test_refused(tmp_path: Path, text: str, said: str) -> None:

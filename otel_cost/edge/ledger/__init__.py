@@ -9,12 +9,13 @@ what it is given, `writer.py` feeds it off the hot path.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from otel_cost.errors import OtelCostError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from otel_cost.core.budget import Spend
     from otel_cost.core.detect._pace import Taken
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
+    from otel_cost.edge.partitions import Offset, Partition
 
 # JSON types only; ids lower-case hex, money decimal strings of USD or None.
 Row = dict[str, object]
@@ -44,6 +46,7 @@ DIMENSIONS: Final = (
     "session",
     "kind",
 )
+NO_OFFSETS: Final[Mapping[Partition, Offset]] = MappingProxyType({})
 FILE: Final = "ledger.duckdb"  # in the data dir
 ATTRIBUTE: Final = "attr:"  # attr:KEY groups by one attribute
 
@@ -64,6 +67,10 @@ class Selection:
 
 class LedgerUnavailableError(OtelCostError):
     """The store cannot take or give rows now: disk full, I/O error. Nothing was written; it may work later."""
+
+
+class PartitionMovedError(OtelCostError):
+    """Another worker reads a partition that this one took for its own. Nothing was written."""
 
 
 class UnknownDimensionError(UsageError):
@@ -130,11 +137,19 @@ class Batch:
 class Ledger(Protocol):
     """Where charges are written down. One writer; reads from any thread. `tenant` None means all tenants."""
 
-    def commit(self, batch: Batch, cursor: int) -> None:
-        """Write all of `batch` and the journal cursor, or nothing.
+    def commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS) -> None:
+        """Write all of `batch`, the journal cursor and how far partitions are done with, or nothing.
 
         Raises:
             LedgerUnavailableError: nothing was written; the same batch may be committed later.
+            PartitionMovedError: nothing was written; another worker has taken one of the partitions.
+        """
+
+    def take_partitions(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """From now on only the asker may move these partitions' offsets; where they stand, with the asker's epoch.
+
+        Raises:
+            LedgerUnavailableError: nothing was taken.
         """
 
     def cursor(self) -> int:

@@ -30,12 +30,20 @@ from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Sta
 from otel_cost.core.outcomes import judge, outcome_json, outcome_of, reaching
 from otel_cost.core.per_outcome import ROUTE, Part, Silent, cost_per_outcome
 from otel_cost.core.price.book import Items
-from otel_cost.edge.ledger import ATTRIBUTE, LedgerUnavailableError, Row, checked_dimensions
+from otel_cost.edge.ledger import (
+    ATTRIBUTE,
+    NO_OFFSETS,
+    LedgerUnavailableError,
+    PartitionMovedError,
+    Row,
+    checked_dimensions,
+)
 from otel_cost.edge.ledger.story import story, told_run, with_outcomes
+from otel_cost.edge.partitions import Offset, Partition
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from otel_cost.core.model.call import Call
@@ -112,6 +120,12 @@ MIGRATIONS: Final = (
     );
     """,
     "ALTER TABLE steps ADD COLUMN likeness VARCHAR",
+    """
+    CREATE TABLE partitions (
+        topic VARCHAR NOT NULL, number INTEGER NOT NULL, needed BIGINT NOT NULL, sent BIGINT NOT NULL,
+        epoch BIGINT NOT NULL, PRIMARY KEY (topic, number)
+    );
+    """,
 )
 
 # The oldest schema whose code may still use a file of the newest one: migrations that only add tables and columns that
@@ -259,18 +273,49 @@ class DuckDbLedger:
 
     # ---- writing ---------------------------------------------------------------
 
-    def commit(self, batch: Batch, cursor: int) -> None:
+    def commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS) -> None:
         with self._lock:
             try:
                 try:
-                    self._commit(batch, cursor, trusting=True)
+                    self._commit(batch, cursor, offsets, trusting=True)
                 except duckdb.ConstraintException:
                     # A call we took for new is there already: a resend that comes long after its run is forgotten.
-                    self._commit(batch, cursor, trusting=False)
+                    self._commit(batch, cursor, offsets, trusting=False)
             except _NOT_NOW as error:
                 raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
 
-    def _commit(self, batch: Batch, cursor: int, *, trusting: bool) -> None:
+    def take_partitions(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        with self._lock:
+            try:
+                self._db.begin()
+                try:
+                    for partition in partitions:
+                        self._db.execute(
+                            "INSERT INTO partitions VALUES (?, ?, 0, 0, 1) ON CONFLICT DO UPDATE SET epoch = epoch + 1",
+                            [*partition],
+                        )
+                    self._db.commit()
+                except BaseException:
+                    self._roll_back()
+                    raise
+            except _NOT_NOW as error:
+                raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
+        rows = self._rows("SELECT topic, number, needed, sent, epoch FROM partitions")
+        known = {Partition(topic, number): Offset(*offset) for topic, number, *offset in rows}
+        return {partition: known[partition] for partition in partitions}
+
+    def _move(self, offsets: Mapping[Partition, Offset]) -> None:
+        for partition, offset in offsets.items():
+            moved = self._db.execute(
+                "UPDATE partitions SET needed = ?, sent = ? WHERE topic = ? AND number = ? AND epoch = ? RETURNING 1",
+                [offset.needed, offset.sent, *partition, offset.epoch],
+            ).fetchall()
+            if not moved:
+                raise PartitionMovedError(
+                    f"partition {partition.number} of {partition.topic} is read by another worker now"
+                )
+
+    def _commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset], *, trusting: bool) -> None:
         facets, rates = _New(self._facets, self._next_facet), _New(self._rates, self._next_rate)
         self._db.begin()
         try:
@@ -283,6 +328,7 @@ class DuckDbLedger:
                 " FROM progress WHERE name = 'journal'",
                 [cursor],
             )
+            self._move(offsets)
             self._db.commit()
         except BaseException:
             self._roll_back()

@@ -12,23 +12,30 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.edge.ledger import Batch, LedgerUnavailableError
+import structlog
+
+from otel_cost.edge.ledger import NO_OFFSETS, Batch, LedgerUnavailableError, PartitionMovedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from otel_cost.core.model.effects import Effects
     from otel_cost.edge.ledger import Ledger
+    from otel_cost.edge.partitions import Offset, Partition, Partitions
 
 _RETRY_S: Final = (0.5, 1.0, 2.0, 5.0)
 _FILTERED_KEYS: Final = 5_000_000
+
+_log = structlog.get_logger(__name__)
 
 
 class LedgerWriter:
     """One thread that owns the writing side of a ledger.
 
-    `committed(cursor)` is called after each commit, from the writer's thread.
+    `committed(cursor, offsets)` is called after each commit, from the writer's thread.
     `failed(error)` likewise after each refused one (`error` None: it works again).
+    `partitions`: where records are read from, if it is Kafka that keeps them; `moved()` is
+    called when one of them is another worker's: what was not written is theirs to write.
     """
 
     def __init__(
@@ -38,11 +45,15 @@ class LedgerWriter:
         rows: int = 10_000,
         seconds: float = 1.0,
         most_rows: int = 200_000,
-        committed: Callable[[int], None] = lambda _: None,
+        committed: Callable[[int, Mapping[Partition, Offset]], None] = lambda _, __: None,
         failed: Callable[[LedgerUnavailableError | None], None] = lambda _: None,
+        partitions: Partitions | None = None,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger, self._rows, self._seconds, self._most = ledger, rows, seconds, most_rows
         self._committed, self._failed = committed, failed
+        self._partitions, self._moved = partitions, moved
+        self._reach = (0, 0)  # first positions that are needed, and that were not sent
         self._state = threading.Condition()
         self._waiting = Batch()
         self._going: Batch | None = None
@@ -53,15 +64,18 @@ class LedgerWriter:
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
-    def add(self, effects: Effects, cursor: int) -> None:
-        """Take effects over; `cursor`: the journal position up to which everything is in what was added so far."""
+    def add(self, effects: Effects, cursor: int, reach: tuple[int, int] = (0, 0)) -> None:
+        """Take effects over; `cursor`: the journal position up to which everything is in what was added so far.
+
+        `reach`: of records from partitions, the first position that is still needed, and the first not sent.
+        """
         with self._state:
             while self._waiting.rows >= self._most and not self._closing:
                 self._state.wait()
             if self._cursor is None:
                 self._since = time.monotonic()
             self._waiting.add(effects)
-            self._cursor = cursor
+            self._cursor, self._reach = cursor, reach
             for run in effects.closed:
                 self._keys.add(run.summary.tenant, run.keys)
             if self._waiting.rows >= self._rows:
@@ -105,13 +119,21 @@ class LedgerWriter:
                     self._state.wait(self._seconds)
                 batch, cursor = self._waiting, self._cursor or 0
                 self._going, self._waiting, self._cursor = batch, Batch(), None
-            written = self._commit(batch, cursor)
+                offsets = NO_OFFSETS if self._partitions is None else self._partitions.offsets(*self._reach)
+            try:
+                written = self._commit(batch, cursor, offsets)
+            except PartitionMovedError as error:
+                _log.warning("nothing was written of what others may have written", problem=str(error))
+                written = True
+                self._moved()
+            else:
+                if written:
+                    self._committed(cursor, offsets)
             with self._state:
                 self._going = None
                 self._state.notify_all()
             if not written:
                 return
-            self._committed(cursor)
 
     def _due(self) -> bool:
         if self._cursor is None:
@@ -119,12 +141,12 @@ class LedgerWriter:
         late = time.monotonic() - self._since >= self._seconds
         return late or self._flushing or self._closing or self._waiting.rows >= self._rows
 
-    def _commit(self, batch: Batch, cursor: int) -> bool:
+    def _commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset]) -> bool:
         """True once written; False: closing, and it still cannot be written."""
         tries = 0
         while True:
             try:
-                self._ledger.commit(batch, cursor)
+                self._ledger.commit(batch, cursor, offsets)
             except LedgerUnavailableError as error:
                 self._failed(error)
                 with self._state:

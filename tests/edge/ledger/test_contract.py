@@ -14,9 +14,10 @@ from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Flag, Kind, Reason
-from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, UnknownDimensionError
+from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, PartitionMovedError, UnknownDimensionError
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.story import story_of
+from otel_cost.edge.partitions import Offset, Partition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -464,3 +465,16 @@ def test_cost_per_outcome_by_any_dimension_adds_up(ledger: Ledger) -> None:
     assert ledger.per_outcome([], tenant="other") == []
     with pytest.raises(UnknownDimensionError, match="model_route"):
         ledger.per_outcome(["colour"])
+
+
+def test_offsets_move_with_the_rows_and_only_for_the_last_reader(ledger: Ledger) -> None:
+    one, two = Partition("steps", 1), Partition("steps", 2)
+    assert ledger.take_partitions([one, two]) == {one: Offset(0, 0, 1), two: Offset(0, 0, 1)}
+    ledger.commit(batch_of(written(a_call("c1"))), 0, {one: Offset(5, 7, 1), two: Offset(3, 3, 1)})
+    assert ledger.take_partitions([one]) == {one: Offset(5, 7, 2)}
+    with pytest.raises(PartitionMovedError, match="partition 1 of steps is read by another worker now"):
+        ledger.commit(batch_of(written(a_call("c2"))), 0, {two: Offset(4, 4, 1), one: Offset(6, 7, 1)})
+    assert ledger.report()[0]["calls"] == 1
+    assert ledger.take_partitions([one, two]) == {one: Offset(5, 7, 3), two: Offset(3, 3, 2)}
+    ledger.commit(batch_of(written(a_call("c2"))), 0, {one: Offset(6, 7, 3)})
+    assert ledger.report()[0]["calls"] == 2
