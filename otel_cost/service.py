@@ -44,6 +44,7 @@ from otel_cost.edge.export import build_exporters
 from otel_cost.edge.export._metrics import DestinationMetrics
 from otel_cost.edge.export._watch import DestinationWatch
 from otel_cost.edge.journal import Fsync, Journal, Record, keep_aside
+from otel_cost.edge.kept_backtests import FOLDER as BACKTESTS
 from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
 from otel_cost.edge.kept_hooks import Place, hook_record, in_order
 from otel_cost.edge.ledger import LedgerUnavailableError
@@ -512,6 +513,10 @@ class Service:
         for tenant in {one.tenant for one in outcomes}:
             told = json.dumps([outcome_json(one) for one in outcomes if one.tenant == tenant])
             self.journal.append(Record(OUTCOMES, tenant, now_ns(), told.encode()), timeout_s=10)
+
+    @property
+    def backtests(self) -> Path:
+        return self.config.data_dir / BACKTESTS
 
     @property
     def outcome_rules(self) -> Sequence[OutcomeRule]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from otel_cost.cli._service import data_folder
 from otel_cost.cli._source import open_source
 from otel_cost.edge.backtest import over_files, over_ledger
-from otel_cost.edge.backtest_page import write_page
+from otel_cost.edge.backtest_page import report_of, write_page
 from otel_cost.edge.config import load_config
+from otel_cost.edge.kept_backtests import FOLDER, keep_report
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ def backtest(
     since: Annotated[str, typer.Option(help="Of the ledger, from here on: 30d (ago), 2026-11-01, RFC 3339")] = "30d",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report with charts to this file")] = None,
+    keep: Annotated[bool, typer.Option(help="Keep the report for the service's page, if it has a data folder")] = True,
     config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Config with the live rules")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data")] = None,
 ) -> None:
@@ -51,11 +55,14 @@ def backtest(
     else:
         source = open_source(config, data_dir)
         result, broken = over_ledger(loaded, rules, source.recorded(since), tell), 0
+    what = ", ".join(map(str, paths)) or f"the ledger, since {since}"
+    about = {"Rules": ", ".join(rules), "Against": what, "Live": ", ".join(loaded.rules)}
+    report = report_of(result, about, time.time_ns())
+    if keep:
+        _keep(data_folder(config, data_dir), report)
     if html is not None:
-        what = ", ".join(map(str, paths)) or f"the ledger, since {since}"
-        about = {"Rules": ", ".join(rules), "Against": what, "Live": ", ".join(loaded.rules)}
         try:
-            write_page(html, result, about)
+            write_page(html, report)
         except OSError as error:
             raise UsageError(f"--html {html}: {error.strerror or error}") from error
     if as_json:
@@ -65,6 +72,17 @@ def backtest(
     else:
         _print_table(result)
     raise typer.Exit(1 if broken else 0)
+
+
+def _keep(data: Path, report: dict[str, Any]) -> None:
+    if not data.is_dir():
+        return  # no service has been here
+    try:
+        report_id = keep_report(data / FOLDER, report)
+    except OSError as error:
+        _say(f"the report is not kept: {data / FOLDER}: {error.strerror or error}")
+    else:
+        _say(f"kept for the service's page: /backtests/{report_id}")
 
 
 def _say(text: str) -> None:

@@ -1,8 +1,8 @@
-"""Backtest as one HTML file with its charts in it: it needs nothing from anywhere else."""
+"""Backtest reports: what they show, and one HTML file with its charts in it that needs nothing from anywhere else."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -10,17 +10,43 @@ from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.edge.serve.pages import HERE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from otel_cost.core.backtest import Backtest, Fired, RuleResult
 
 _WIDTH: Final = 640  # of a chart's bars, in its own units
 _BUCKETS: Final = 48
+_MOST_ALERTS: Final = 500
 
 
-def write_page(path: Path, result: Backtest, about: dict[str, str]) -> None:
-    """Write the report; `about`: what was tested against what, as label → text.
+def report_of(result: Backtest, about: dict[str, str], made_ns: int) -> dict[str, Any]:
+    """All that a report shows, as JSON types; `about`: what was tested against what, as label → text."""
+    return {
+        "made_at": rfc3339(made_ns),
+        "about": about,
+        "total": result.total(),
+        "rules": [rule.line() for rule in result.rules],
+        "money_bars": _bars([(rule.rule, _after(rule), _usd(_after(rule))) for rule in result.rules]),
+        "harm_bars": _bars([(rule.rule, len(rule.harmed), str(len(rule.harmed))) for rule in result.rules]),
+        "fires": _fires(result.shown),
+        "alerts": [
+            {
+                "at": rfc3339(fired.alert.at_ns)[:19],
+                "rule": fired.alert.rule,
+                "run_id": fired.alert.run_id,
+                "summary": fired.alert.summary,
+                "actions": fired.actions.replace(",", ", "),
+                "shadow": fired.shadow,
+            }
+            for fired in result.shown[:_MOST_ALERTS]
+        ],
+        "more": max(0, len(result.shown) - _MOST_ALERTS),
+    }
+
+
+def write_page(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report (`report_of`) as a page.
 
     Raises:
         OSError: it cannot be written.
@@ -28,20 +54,8 @@ def write_page(path: Path, result: Backtest, about: dict[str, str]) -> None:
     templates = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    page = templates.get_template("backtest.html").render(
-        about=about,
-        total=result.total(),
-        rules=[rule.line() for rule in result.rules],
-        money_bars=_bars([(rule.rule, _after(rule), _usd(_after(rule))) for rule in result.rules]),
-        harm_bars=_bars([(rule.rule, len(rule.harmed), str(len(rule.harmed))) for rule in result.rules]),
-        fires=_fires(result.shown),
-        alerts=[
-            {"at": rfc3339(fired.alert.at_ns)[:19], "fired": fired, "actions": fired.actions.replace(",", ", ")}
-            for fired in result.shown[:500]
-        ],
-        more=max(0, len(result.shown) - 500),
-        style=(HERE / "static" / "style.css").read_text(encoding="utf-8"),
-    )
+    style = (HERE / "static" / "style.css").read_text(encoding="utf-8")
+    page = templates.get_template("backtest.html").render({**report, "style": style})
     path.write_text(page, encoding="utf-8", errors="replace")
 
 

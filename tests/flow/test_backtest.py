@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from backtest_helper import SECOND, chat, evaluation, failing, request, span
 from running import Process, until
 
 from otel_cost.cli import run
+from otel_cost.edge import kept_backtests
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +162,65 @@ def test_the_page_needs_nothing_and_shows_no_script_of_a_sender(
     assert "<svg" in html
     assert "http" not in html.replace("http-equiv", "")
     assert "run-cap" in capsys.readouterr().out
+
+
+def test_a_report_is_kept_for_the_page_where_a_service_keeps_its_data(
+    files: tuple[Path, Path, Path, list[bytes]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    strict, config, _, _ = files
+    evil = tmp_path / "evil.jsonl"
+    evil.write_bytes(request(chat("<script>alert(1)</script>", 1, 10**18, 10**6)))
+    (tmp_path / "service").mkdir()
+    service = Process(tmp_path / "service", "rules: []")
+    try:
+        kept_and_shown(service, strict, config, evil, tmp_path, capsys)
+    finally:
+        service.stop()
+
+
+def kept_and_shown(
+    service: Process, strict: Path, config: Path, evil: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = service.data
+    asked = ["--rules", strict, "--against", evil, "-c", config]
+    code, lines, err = backtest(capsys, *asked, "--data-dir", data)
+    assert code == 0
+    (report_id,) = re.findall(r"/backtests/(\S+)", err)
+    ((file,), (total,)) = (data / "backtests").iterdir(), [line for line in lines if line["type"] == "backtest"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    (listed,) = service.get("/v1/backtests")["backtests"]
+    assert (listed["id"], listed["total"]) == (report_id, total)
+    assert str(strict) in listed["about"]["Rules"]
+    assert service.get(f"/v1/backtests/{report_id}")["alerts"]
+    assert report_id in service.get("/backtests")
+    page = service.get(f"/backtests/{report_id}")
+    assert "<script>" not in page
+    assert "run-cap" in page
+    assert "Dollars spent after each rule" in page
+    # Over all tenants together: not for who sees one.
+    assert service.get("/v1/backtests?tenant=default")["backtests"] == []
+    for path in (f"/backtests/{report_id}?tenant=x", f"/v1/backtests/{report_id}?tenant=x", "/backtests/..%2Fapi"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            service.get(path)
+    assert backtest(capsys, *asked, "--data-dir", data, "--no-keep")[0] == 0
+    assert backtest(capsys, *asked, "--data-dir", tmp_path / "nowhere")[0] == 0
+    assert not (tmp_path / "nowhere").exists()
+    assert len(service.get("/v1/backtests")["backtests"]) == 1
+
+
+def test_the_oldest_reports_go_and_what_is_none_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_backtests, "KEPT", 2)
+    report: dict[str, Any] = dict.fromkeys(kept_backtests._SHOWN, 0)
+    ids = [
+        kept_backtests.keep_report(tmp_path, report | {"made_at": f"2026-11-0{day}T09:00:00.000000000Z"})
+        for day in (1, 3, 2)
+    ]
+    assert [one["id"] for one in kept_backtests.kept_reports(tmp_path)] == [ids[1], ids[2]]
+    (tmp_path / f"{ids[1]}.json").write_text("{}")
+    assert [one["id"] for one in kept_backtests.kept_reports(tmp_path)] == [ids[2]]
+    assert kept_backtests.kept_report(tmp_path, f"../{tmp_path.name}/{ids[2]}") is None
 
 
 def test_what_cannot_be_decoded_is_exit_1_and_unusable_arguments_are_exit_2(

@@ -26,6 +26,7 @@ from otel_cost.edge.config import is_loopback
 from otel_cost.edge.ledger import LedgerUnavailableError, UnknownDimensionError
 from otel_cost.edge.receive.http import HEADER_S, patient
 from otel_cost.edge.serve import discovery
+from otel_cost.edge.serve.backtests import backtest_routes
 from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import Gate
 from otel_cost.edge.serve.hooks import hook_routes
@@ -180,6 +181,7 @@ def make_app(
             Route("/v1/loops", loops),
             Route("/openapi.json", openapi),
             Route("/-/reload", reloaded, methods=["POST"]),
+            *backtest_routes(host),
             *people_routes(host),
             *outcome_routes(host),
             *upkeep_routes(host),

@@ -22,6 +22,7 @@ def document() -> dict[str, Any]:
     top = _query("top", "at most so many", {"type": "integer", "minimum": 1, "maximum": 1000})
     dimensions = ", ".join((*DIMENSIONS, f"{ATTRIBUTE}KEY"))
     run_id = {"name": "id", "in": "path", "required": True, "schema": _TEXT, "description": "a run, session or trace"}
+    backtest_id = {"name": "id", "in": "path", "required": True, "schema": _TEXT, "description": "a kept report"}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -39,6 +40,8 @@ def document() -> dict[str, Any]:
                 html=True,
             ),
             "/runs/{id}": _get("The page of one run", [run_id, tenant], html=True, missing=True),
+            "/backtests": _get("The page of backtests: what other rules would have done", [tenant], html=True),
+            "/backtests/{id}": _get("The page of one backtest", [backtest_id, tenant], html=True, missing=True),
             "/live": {
                 "get": {
                     "summary": "What a page shows, as server-sent events, again whenever it is another",
@@ -111,6 +114,17 @@ def document() -> dict[str, Any]:
                 [times[0], tenant, _query("limit", "at most so many", {"type": "integer", "minimum": 1})],
                 answer=_object(alerts={"type": "array", "items": {"type": "object"}}),
                 refused=True,
+            ),
+            "/v1/backtests": _get(
+                "Kept reports of `otel-cost backtest`, the newest first; they are over all tenants together",
+                [tenant],
+                answer=_object(backtests={"type": "array", "items": {"type": "object"}}),
+            ),
+            "/v1/backtests/{id}": _get(
+                "One of them, with its rules, charts and alerts",
+                [backtest_id, tenant],
+                answer=_object(made_at=_TEXT, about={"type": "object"}, total={"type": "object"}),
+                missing=True,
             ),
             "/v1/loops": _get(
                 "Shapes of loops and waste, the dearest first: how often, in how many runs, what they burnt",

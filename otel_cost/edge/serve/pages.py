@@ -19,6 +19,7 @@ from starlette.routing import Route
 from otel_cost.core.enrich.lines import rfc3339, usd
 from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.per_outcome import ROUTE
+from otel_cost.edge.kept_backtests import kept_report, kept_reports
 from otel_cost.edge.ledger.story import without_echoes
 from otel_cost.edge.serve.drift_chart import drift_charts
 from otel_cost.edge.serve.when import instant_ns
@@ -200,6 +201,18 @@ class Pages:
             charts=drift_charts(self.views.drift(tenant), drift),
         )
 
+    def backtests(self, tenant: str | None) -> Response:
+        """Kept reports, the newest first. They are over all tenants together: none for who sees one only."""
+        reports = [] if tenant is not None else kept_reports(self.views.host.backtests)
+        return self._page("backtests.html", tenant=tenant, reports=reports)
+
+    def backtest(self, report_id: str, tenant: str | None) -> Response:
+        """One kept report; 404 with a page for an unknown one."""
+        report = None if tenant is not None else kept_report(self.views.host.backtests, report_id)
+        if report is None:
+            return self._page("missing.html", 404, wanted=report_id)
+        return self._page("kept_backtest.html", **report)
+
     def run(self, run_or_trace_id: str, tenant: str | None) -> Response:
         """One run's story; 404 with a page for an unknown one."""
         run = self.views.run(run_or_trace_id, tenant)
@@ -282,6 +295,12 @@ def page_routes(pages: Pages) -> list[Route]:
         by_route = asked(request, "by") == ROUTE
         return pages.workflows(asked(request, "since"), asked(request, "tenant"), by_route=by_route)
 
+    def backtests(request: Request) -> Response:
+        return pages.backtests(asked(request, "tenant"))
+
+    def backtest(request: Request) -> Response:
+        return pages.backtest(request.path_params["id"], asked(request, "tenant"))
+
     def run(request: Request) -> Response:
         return pages.run(request.path_params["id"], asked(request, "tenant"))
 
@@ -290,6 +309,8 @@ def page_routes(pages: Pages) -> list[Route]:
         Route("/budgets", budgets),
         Route("/alerts", alerts),
         Route("/workflows", workflows),
+        Route("/backtests", backtests),
+        Route("/backtests/{id}", backtest),
         Route("/runs/{id:path}", run),
     ]
 

@@ -39,6 +39,10 @@ class Host(Protocol):
     def registry(self) -> CollectorRegistry: ...
 
     @property
+    def backtests(self) -> Path:
+        """Where reports of backtests are kept."""
+
+    @property
     def outbox(self) -> Outbox:
         """What is told to people, and what they have said."""
 

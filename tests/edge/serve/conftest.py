@@ -28,6 +28,7 @@ class FakeHost:
         self.ledger = ledger
         self.registry = CollectorRegistry()
         self.outbox = Outbox(outbox)
+        self.backtests = outbox.parent / "backtests"
         self.said: list[str] = []
         self.live: list = []
         self.busy = False

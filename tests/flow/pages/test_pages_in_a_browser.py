@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -93,6 +94,15 @@ def service(serve: Callable[..., Process], tmp_path: Path) -> Process:
     return started
 
 
+def kept_backtest(service: Process) -> str:
+    """The id of a report that the command has kept."""
+    asked = ["--rules", "bundled:strict", "--against", str(SAMPLES), "--data-dir", str(service.data)]
+    made = subprocess.run(
+        [sys.executable, "-m", "otel_cost", "backtest", *asked], capture_output=True, text=True, timeout=60, check=True
+    )
+    return made.stderr.rpartition("/backtests/")[2].strip()
+
+
 def looked_at(browser: Browser, url: str, name: str, *, dark: bool = False) -> tuple[Page, list[str]]:
     """The page, and everything that went wrong while it opened."""
     page = browser.new_page(color_scheme="dark" if dark else "light", viewport={"width": 1280, "height": 900})
@@ -117,6 +127,7 @@ def test_every_page_opens_and_what_people_do_there_counts(browser: Browser, serv
     runs = {one["run_id"]: one for one in service.get("/v1/runs?top=100")["runs"]}
     looping = next(a for a in service.get("/v1/alerts")["alerts"] if a["rule"] == "same-error-3x")
     pages = {"overview": "/", "budgets": "/budgets", "alerts": "/alerts", "workflows": "/workflows?since=all"}
+    pages |= {"backtests": "/backtests", "backtest": f"/backtests/{kept_backtest(service)}"}
     pages |= {"run": f"/runs/{looping['run_id']}", "dearest": f"/runs/{next(iter(runs))}"}
     for name, path in pages.items():
         for dark in (False, True):
