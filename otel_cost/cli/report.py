@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otel_cost.cli._source import Row, Source, open_source, printable
-from otel_cost.edge.serve.when import instant_ns
+from otel_cost.cli._source import Row, open_source, printable
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,59 +45,29 @@ def report(
     if sum(map(bool, (per_outcome, compare, as_focus))) > 1:
         raise UsageError("--per-outcome, --compare and --focus are three reports: ask for one")
     source = open_source(config, data_dir)
-    from otel_cost.cli import _formats
+    from otel_cost.edge import report_formats as formats
 
     first = ["outcome", *names] if per_outcome else names
     if as_focus:
-        window = _window(since, until)
-        rows, first = list(_formats.focus(source.report, [] if by is None else names, *window)), list(_formats.FOCUS)
+        window = formats.window(since, until, time.time_ns())
+        rows, first = list(formats.focus(source.report, [] if by is None else names, *window)), list(formats.FOCUS)
     elif compare is not None:
-        rows = _compare(source, names, compare, since, until)[:top]
+        rows = formats.side_by_side(source.report, names, compare, since, until, time.time_ns())[:top]
     else:
         rows = (source.per_outcome if per_outcome else source.report)(names, since, until)[:top]
     if parquet is not None:
-        _formats.write_parquet(parquet, rows, first)
+        formats.write_parquet(parquet, rows, first)
     elif as_json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     elif as_csv or as_focus:
-        _formats.print_csv(sys.stdout, rows, first)
+        formats.print_csv(sys.stdout, rows, first)
     elif compare is not None:
         _print_changes(rows, names)
     elif per_outcome:
         _print_outcomes(rows, names)
     else:
         _print_table(rows, names)
-
-
-def _window(since: str | None, until: str | None) -> tuple[int, int]:
-    """Start and end in ns; without a start the thirty days before the end, from midnight UTC on."""
-    now_ns = time.time_ns()
-    until_ns = now_ns if until is None else instant_ns(until, now_ns)
-    if since is not None:
-        return instant_ns(since, now_ns), until_ns
-    start_ns = until_ns - 30 * _DAY_NS
-    return start_ns - start_ns % _DAY_NS, until_ns
-
-
-_DAY_NS = 86_400 * 10**9
-
-
-def _compare(source: Source, names: Sequence[str], how: str, since: str | None, until: str | None) -> list[Row]:
-    from otel_cost.cli._formats import compared, instant
-
-    if how == "previous":
-        start_ns, end_ns = _window(since, until)
-        start, end, before = (instant(ns) for ns in (start_ns, end_ns, 2 * start_ns - end_ns))
-        return compared(source.report(names, start, end), source.report(names, before, start), names)
-    key, equals, values = how.partition("=")
-    pair = values.split(",")
-    if not equals or len(pair) != 2:
-        raise UsageError(f"--compare {how}: write `previous`, or a dimension and two of its values: `model=A,B`")
-    rows = source.report([*(name for name in names if name != key), key], since, until)
-    others = [name for name in names if name != key]
-    now, was = ([row for row in rows if str(row[key]) == value] for value in reversed(pair))
-    return compared(now, was, others)
 
 
 def _print_changes(rows: list[Row], names: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ def data_dir(tmp_path):
 @pytest.fixture
 def days():
     """Midnights in the ledger's time: the day of the first calls, and two days later."""
-    from otel_cost.cli._formats import DAY_NS, instant
+    from otel_cost.edge.report_formats import DAY_NS, instant
 
     start = cases.a_call("a").step.start_ns
     first = start - start % DAY_NS

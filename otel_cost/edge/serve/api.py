@@ -26,6 +26,7 @@ from otel_cost.edge.config import is_loopback
 from otel_cost.edge.ledger import LedgerUnavailableError, UnknownDimensionError
 from otel_cost.edge.receive.http import HEADER_S, patient
 from otel_cost.edge.serve import discovery
+from otel_cost.edge.serve.asked import count, times
 from otel_cost.edge.serve.backtests import backtest_routes
 from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import Gate
@@ -35,9 +36,9 @@ from otel_cost.edge.serve.openapi import document
 from otel_cost.edge.serve.outcomes import outcome_routes
 from otel_cost.edge.serve.pages import HERE, Pages, page_routes
 from otel_cost.edge.serve.people import people_routes, with_people
+from otel_cost.edge.serve.reports import report_route
 from otel_cost.edge.serve.upkeep import upkeep_routes
 from otel_cost.edge.serve.views import Views
-from otel_cost.edge.serve.when import instant_ns
 from otel_cost.edge.telemetry import HookMetrics
 from otel_cost.edge.webhooks import read_object
 from otel_cost.errors import OtelCostError, UsageError
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 
     from otel_cost.edge.serve.views import Host
 
-_MOST: Final = 1000
 _MOST_BYTES: Final = 64 * 2**10
 # Pages hold no foreign code, fonts or pictures, and nobody may frame them.
 _CONTENT_POLICY: Final = (
@@ -97,26 +97,16 @@ def make_app(
     def metrics(_: Request) -> Response:
         return Response(generate_latest(host.registry), media_type=CONTENT_TYPE_LATEST)
 
-    def report(request: Request) -> Response:
-        by = [name.strip() for name in request.query_params.get("by", "").split(",") if name.strip()]
-        per = request.query_params.get("per")
-        if per not in {None, "outcome"}:
-            raise UsageError(f"`per={per}`: only `per=outcome` is known")
-        ask = views.ledger.report if per is None else views.ledger.per_outcome
-        rows = ask(by, *_times(request), request.query_params.get("tenant"))
-        top = _count(request, "top", None)
-        return JSONResponse({"rows": rows if top is None else rows[:top]})
-
     def runs(request: Request) -> Response:
-        top = _count(request, "top", 20)
+        top = count(request, "top", 20)
         tenant = request.query_params.get("tenant")
         if request.query_params.get("open") == "true":
             return JSONResponse({"runs": views.open_runs(tenant)[:top]})
-        return JSONResponse({"runs": views.runs(top or 20, *_times(request), tenant)})
+        return JSONResponse({"runs": views.runs(top or 20, *times(request), tenant)})
 
     def recorded(request: Request) -> Response:
         """Closed runs as they sleep, a JSON line each: what a backtest is fed with. No content is in them."""
-        since_ns, until_ns = _times(request)
+        since_ns, until_ns = times(request)
         found = views.ledger.recorded(since_ns, until_ns, request.query_params.get("tenant"))
         lines = (
             json.dumps({"tenant": owner, "run_id": run_id, "snapshot": b64encode(frozen).decode(), "verdict": verdict})
@@ -132,13 +122,13 @@ def make_app(
         return JSONResponse(run)
 
     def alerts(request: Request) -> Response:
-        since_ns, _ = _times(request)
-        found = views.ledger.alerts(_count(request, "limit", 100) or 100, since_ns, request.query_params.get("tenant"))
+        since_ns, _ = times(request)
+        found = views.ledger.alerts(count(request, "limit", 100) or 100, since_ns, request.query_params.get("tenant"))
         return JSONResponse({"alerts": with_people(host.outbox, found)})
 
     def loops(request: Request) -> Response:
-        since_ns, _ = _times(request)
-        found = views.ledger.loops(_count(request, "top", 100) or 100, since_ns, request.query_params.get("tenant"))
+        since_ns, _ = times(request)
+        found = views.ledger.loops(count(request, "top", 100) or 100, since_ns, request.query_params.get("tenant"))
         return JSONResponse({"loops": found})
 
     def openapi(_: Request) -> Response:
@@ -150,7 +140,7 @@ def make_app(
         return JSONResponse({"status": "reloaded", "rules_hash": reload()})
 
     def budgets(request: Request) -> Response:
-        found = host.budgets(request.query_params.get("tenant"), _count(request, "limit", 100) or 100)
+        found = host.budgets(request.query_params.get("tenant"), count(request, "limit", 100) or 100)
         rule = request.query_params.get("rule")
         return JSONResponse({"budgets": [row for row in found if rule in {None, row["rule"]}]})
 
@@ -169,7 +159,7 @@ def make_app(
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
-            Route("/v1/report", report),
+            report_route(views.ledger),
             Route("/v1/runs", runs),
             Route("/v1/recorded", recorded),
             Route("/v1/runs/{id:path}", one_run),
@@ -215,22 +205,6 @@ async def _small(request: Request) -> bytes:
     if body is None:
         raise HTTPException(413, f"more than {_MOST_BYTES} bytes")
     return body
-
-
-def _times(request: Request) -> tuple[int | None, int | None]:
-    now_ns = time.time_ns()
-    said = (request.query_params.get(name) for name in ("since", "until"))
-    since_ns, until_ns = (instant_ns(written, now_ns) if written else None for written in said)
-    return since_ns, until_ns
-
-
-def _count(request: Request, name: str, default: int | None) -> int | None:
-    written = request.query_params.get(name)
-    if written is None:
-        return default
-    if not written.isascii() or not written.isdigit() or not 0 < int(written[:6]) <= _MOST:
-        raise UsageError(f"`{name}={written}` is not a number from 1 to {_MOST}")
-    return int(written)
 
 
 class _WithHeaders:

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from otel_cost.edge.ledger import ATTRIBUTE, DIMENSIONS
+from otel_cost.edge.serve.reports import FORMATS
 
 _TEXT = {"type": "string"}
 _MONEY = {"type": ["string", "null"], "description": "USD as an exact decimal string; null: no price is known"}
@@ -77,6 +78,12 @@ def document() -> dict[str, Any]:
                 [
                     _query("by", f"comma-separated: {dimensions}"),
                     _query("per", "`outcome`: what outcomes cost, whole runs by their start; also by `model_route`"),
+                    _query("compare", "`previous` (the same length of time before), or `KEY=A,B`: two of its values"),
+                    _query(
+                        "format",
+                        "`focus`: CSV with FOCUS columns, a row per day",
+                        {"type": "string", "enum": list(FORMATS), "default": "json"},
+                    ),
                     *times,
                     tenant,
                     top,

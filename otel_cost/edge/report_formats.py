@@ -1,23 +1,34 @@
-"""Formats: rows of a report for other programs: CSV, Parquet, FOCUS columns; two reports side by side."""
+"""Formats: rows of a report for other programs: CSV, Parquet, FOCUS columns; two reports side by side.
+
+`Report` gives a report by dimensions for a stretch of time, which is said as users say it.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, Final
 
+import duckdb
+from arro3.core import Array, DataType, Table
+
 from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.core.model.money import nano_to_text, usd_to_nano
+from otel_cost.edge.serve.when import instant_ns
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 Row = dict[str, Any]
 
+Report = Callable[[Sequence[str], str | None, str | None], list[Row]]
+
 DAY_NS: Final = 86_400 * 10**9
+_USUAL_NS: Final = 30 * DAY_NS
 
 
 def print_csv(out: IO[str], rows: Sequence[Row], first: Sequence[str]) -> None:
@@ -40,9 +51,6 @@ def write_parquet(path: Path, rows: Sequence[Row], first: Sequence[str]) -> None
     Raises:
         UsageError: there are no rows to take columns from, or the file cannot be written.
     """
-    import duckdb
-    from arro3.core import Array, DataType, Table
-
     if not rows:
         raise UsageError("nothing was spent in this time: an empty Parquet file has no columns")
     columns = [*first, *(key for key in rows[0] if key not in first)]
@@ -98,12 +106,10 @@ FOCUS: Final = (
 )
 
 
-def focus(
-    report: Callable[[Sequence[str], str, str], list[Row]], names: Sequence[str], since_ns: int, until_ns: int
-) -> Iterator[Row]:
+def focus(report: Report, names: Sequence[str], since_ns: int, until_ns: int) -> Iterator[Row]:
     """A row per UTC day, provider, model, team and whatever else is asked for, which goes into the tags.
 
-    `report` gives a report by dimensions for a stretch of time. Cost is list price, so all four costs are one;
+    Cost is list price, so all four costs are one;
     calls without a price have a row with a cost of nothing and say so in their tags.
     """
     by = list(dict.fromkeys(("provider", "model", "team", *names)))
@@ -153,7 +159,42 @@ def instant(ns: int) -> str:
     return f"{told[:19]}Z" if ns % 10**9 == 0 else f"{told[:26]}Z"
 
 
+def window(since: str | None, until: str | None, now_ns: int) -> tuple[int, int]:
+    """Start and end in ns; without a start the thirty days before the end, from midnight UTC on.
+
+    Raises:
+        UsageError: one of them is no time.
+    """
+    until_ns = now_ns if until is None else instant_ns(until, now_ns)
+    if since is not None:
+        return instant_ns(since, now_ns), until_ns
+    start_ns = until_ns - _USUAL_NS
+    return start_ns - start_ns % DAY_NS, until_ns
+
+
 # Two reports --------------------------------------------------------------------------------------
+
+
+def side_by_side(
+    report: Report, names: Sequence[str], how: str, since: str | None, until: str | None, now_ns: int
+) -> list[Row]:
+    """Two reports, the largest change first; `how`: `previous` (the same length of time before), or KEY=A,B.
+
+    Raises:
+        UsageError: `how` is neither; a time or a dimension is none.
+    """
+    if how == "previous":
+        start_ns, end_ns = window(since, until, now_ns)
+        start, end, before = (instant(ns) for ns in (start_ns, end_ns, 2 * start_ns - end_ns))
+        return compared(report(names, start, end), report(names, before, start), names)
+    key, equals, values = how.partition("=")
+    pair = values.split(",")
+    if not equals or len(pair) != 2:
+        raise UsageError(f"compare {how}: write `previous`, or a dimension and two of its values: `model=A,B`")
+    others = [name for name in names if name != key]
+    rows = report([*others, key], since, until)
+    now, was = ([row for row in rows if str(row[key]) == value] for value in reversed(pair))
+    return compared(now, was, others)
 
 
 def compared(now: Iterable[Row], before: Iterable[Row], names: Sequence[str]) -> list[Row]:
