@@ -101,11 +101,10 @@ def _written(home: Path, place: str, text: str) -> None:
     (home / place).write_text(text)
 
 
+_CLAUDE = ["--dangerously-skip-permissions", "--model", "claude-sonnet-4-5", "--output-format", "json"]
 CLAUDE = Agent(
     "claude",
-    lambda prompt: [
-        "-p", prompt, "--dangerously-skip-permissions", "--model", "claude-sonnet-4-5", "--output-format", "json",
-    ],
+    lambda prompt: ["-p", prompt, *_CLAUDE],
     lambda model: {
         "ANTHROPIC_BASE_URL": model,
         "ANTHROPIC_API_KEY": "stub",
@@ -120,7 +119,8 @@ CLAUDE = Agent(
         "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     },
-)  # fmt: skip
+    again=lambda prompt: ["-p", prompt, "--continue", *_CLAUDE],
+)
 
 
 def _codex_telemetry(home: Path, otlp: str) -> dict[str, str]:
@@ -175,9 +175,10 @@ GEMINI = Agent(
     },
 )
 
+_QWEN = ["-y", "--auth-type", "openai"]
 QWEN = Agent(
     "qwen",
-    lambda prompt: ["-y", "--auth-type", "openai", "-p", prompt],
+    lambda prompt: [*_QWEN, "-p", prompt],
     lambda model: {"OPENAI_API_KEY": "stub", "OPENAI_BASE_URL": f"{model}/v1", "OPENAI_MODEL": "qwen3-coder-plus"},
     telemetry=lambda _home, otlp: {
         "QWEN_TELEMETRY_ENABLED": "true",
@@ -185,6 +186,7 @@ QWEN = Agent(
         "QWEN_TELEMETRY_OTLP_ENDPOINT": otlp,
         "QWEN_TELEMETRY_OTLP_PROTOCOL": "http",
     },
+    again=lambda prompt: [*_QWEN, "--continue", "-p", prompt],
 )
 
 OPENCODE = Agent(

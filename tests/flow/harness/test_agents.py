@@ -131,6 +131,10 @@ def test_a_stop_ends_the_run_before_the_fourth_try(stage: Callable[[str, str], S
     assert set_up.executions == 3, said(done)
     assert (len(set_up.model.asked), done.returncode) == (calls, code), said(done)
     assert words in done.stdout + done.stderr, said(done)
-    if set_up.machine.agent.again is not None:  # the next prompt of the session is refused
-        more = set_up.machine.run("Go on", again=True)
-        assert (len(set_up.model.asked), set_up.executions) == (calls, 3), said(more)
+    if set_up.machine.agent.again is None:
+        return
+    more = set_up.machine.run("Go on", again=True)  # the next prompt of the session is refused
+    assert (len(set_up.model.asked), set_up.executions) == (calls, 3), said(more)
+    set_up.service.stop()
+    more = set_up.machine.run("Go on", again=True)  # while nobody answers, too
+    assert (len(set_up.model.asked), set_up.executions) == (calls, 3), said(more)
