@@ -235,25 +235,30 @@ class _Builder:
 def merge(documents: Sequence[Document]) -> Document:
     """One document from several: mappings are merged key by key, anything else is replaced by the later one."""
     value: object = None
-    places: dict[Path, Place] = {}
-    keys: dict[Path, Place] = {}
-    written: dict[Path, str] = {}
-
-    def lay(old: object, new: object, path: Path, document: Document) -> object:
-        if path in document.keys:
-            keys[path] = document.keys[path]
-        if isinstance(old, dict) and isinstance(new, dict):
-            return old | {key: lay(old.get(key), item, (*path, key), document) for key, item in new.items()}
-        _replace_below(path, places, document.places)
-        _replace_below(path, keys, document.keys)
-        _replace_below(path, written, document.written)
-        return new
-
+    into = _Merged({}, {}, {})
     for document in documents:
         if document.value is not None:
-            value = lay(value, document.value, (), document)
+            value = _laid(value, document.value, (), document, into)
     source = documents[0].source if documents else ""
-    return Document(source, value, places, keys, written)
+    return Document(source, value, *into)
+
+
+class _Merged(NamedTuple):
+    places: dict[Path, Place]
+    keys: dict[Path, Place]
+    written: dict[Path, str]
+
+
+def _laid(old: object, new: object, path: Path, document: Document, into: _Merged) -> object:
+    """A document's value at a path, laid over that of those before; its places replace theirs."""
+    if path in document.keys:
+        into.keys[path] = document.keys[path]
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old | {key: _laid(old.get(key), item, (*path, key), document, into) for key, item in new.items()}
+    _replace_below(path, into.places, document.places)
+    _replace_below(path, into.keys, document.keys)
+    _replace_below(path, into.written, document.written)
+    return new
 
 
 def _replace_below(path: Path, into: dict[Path, T], given: Mapping[Path, T]) -> None:
@@ -278,14 +283,7 @@ def expand(document: Document, resolve: Callable[[str, str], str]) -> Document:
     problems: list[Problem] = []
     written: dict[Path, str] = dict(document.written)
 
-    def walk(value: object, path: Path) -> object:
-        if isinstance(value, dict):
-            return {key: walk(item, (*path, key)) for key, item in value.items()}
-        if isinstance(value, list):
-            return [walk(item, (*path, index)) for index, item in enumerate(value)]
-        if not isinstance(value, str) or "$" not in value:
-            return value
-
+    def expanded(value: str, path: Path) -> str:
         def one(found: re.Match[str]) -> str:
             if found[1] is None:
                 return "$"
@@ -297,15 +295,24 @@ def expand(document: Document, resolve: Callable[[str, str], str]) -> Document:
                 problems.append(document.problem(path, message, hint))
                 return ""
 
-        expanded = _EXPANSION.sub(one, value)
-        if expanded != value:
+        said = _EXPANSION.sub(one, value)
+        if said != value:
             written[path] = value
-        return expanded
+        return said
 
-    value = walk(document.value, ())
+    value = _each_text(document.value, (), expanded)
     if problems:
         raise DocumentError(problems)
     return replace(document, value=value, written=written)
+
+
+def _each_text(value: object, path: Path, change: Callable[[str, Path], str]) -> object:
+    """The same with every text that holds a `$` changed."""
+    if isinstance(value, dict):
+        return {key: _each_text(item, (*path, key), change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_each_text(item, (*path, index), change) for index, item in enumerate(value)]
+    return change(value, path) if isinstance(value, str) and "$" in value else value
 
 
 # --- Validating ------------------------------------------------------------------------------------------------------

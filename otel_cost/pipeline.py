@@ -422,20 +422,28 @@ class Engine:
         with suppress(ValueError):
             run = self.runs.find(tenant, bytes.fromhex(key))
         run = run or self.runs.find(tenant, f"session:{key}")
-        return None if run is None else summary.close(run)
+        if run is None:
+            return None
+        closed = summary.close(run)
+        closed.nodes()  # as it stands now
+        return closed
 
     def route_facts(self, tenant: str, trace_id: bytes) -> dict[str, object]:
         """What routes may ask of a trace: its run as it stands; nothing where it is not open."""
         run = self.runs.find(tenant, trace_id)
         return {"tenant": tenant} if run is None else summary.facts(run)
 
-    def open_runs(self) -> list[RunSummary]:
-        """Every open run as it stands."""
-        return [summary.summarise(run) for run in self.runs]
+    def open_runs(self) -> Iterator[RunSummary]:
+        """Every open run as it stands; between two of them hook calls may come in."""
+        for run in list(self.runs):
+            if run.current is run:
+                yield summary.summarise(run)
 
-    def closed_views(self) -> list[ClosedRun]:
-        """Every open run as it would be written down now."""
-        return [summary.close(run) for run in self.runs]
+    def closed_views(self) -> Iterator[ClosedRun]:
+        """Every open run as it would be written down now, one after the other like `open_runs`."""
+        for run in list(self.runs):
+            if run.current is run:
+                yield summary.close(run)
 
     def held_position(self) -> int | None:
         """The oldest journal position of which a record still waits its settle time; None: none does."""

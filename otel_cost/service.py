@@ -7,7 +7,6 @@ stands before the first record that an open run still needs.
 
 from __future__ import annotations
 
-import gc
 import json
 import queue
 import sqlite3
@@ -17,7 +16,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -39,6 +38,7 @@ from otel_cost.edge.auth import Door
 from otel_cost.edge.books import JOURNAL, RECEIVER, STEPS, EngineBooks
 from otel_cost.edge.clock import now_ns
 from otel_cost.edge.config import split_endpoint
+from otel_cost.edge.cycles import Cycles
 from otel_cost.edge.engine import build_engine
 from otel_cost.edge.export import build_exporters
 from otel_cost.edge.export._metrics import DestinationMetrics
@@ -91,6 +91,8 @@ if TYPE_CHECKING:
     from otel_cost.edge.ledger import Selection
     from otel_cost.edge.partitions import Offset, Partition
     from otel_cost.pipeline import Engine
+
+T = TypeVar("T")
 
 TICK_S: Final = 0.1
 # Durable but not yet through the engine. Beyond it the journal's writer waits, and with it the senders.
@@ -191,6 +193,7 @@ class Service:
         )
         self._senders = KeptSenders(config.senders.silent_after, data / "senders.json")
         self._watch = DestinationWatch()
+        self._cycles = Cycles()
         self._look_at = 0.0
         self._was_ready = True
         redactor = build_redactor(config.content, data)
@@ -269,11 +272,7 @@ class Service:
         """
         # A thread that waits for the interpreter gets it in half a millisecond instead of five.
         sys.setswitchinterval(0.0005)
-        # Open runs are many objects that live for minutes and hold no cycles: looking through all of them every
-        # few thousand allocations took most of the processor.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 50, 1_000)
+        self._cycles.begin()
         for destination in self.destinations.values():
             destination.start()
         self._notifier.start()
@@ -336,7 +335,7 @@ class Service:
         self.journal.close()
         self._housekeeping.join(5)
         self.ledger.close()
-        gc.unfreeze()
+        self._cycles.end()
 
     def problems(self) -> list[str]:
         """Why the service is not ready; empty: it is."""
@@ -451,8 +450,7 @@ class Service:
 
     def open_runs(self) -> list[RunSummary]:
         """Every open run as it stands."""
-        runs: list[RunSummary] = self._ask(self.engine.open_runs)
-        return runs
+        return self._ask_each(lambda: self.engine.open_runs())  # noqa: PLW0108  # begun on the engine's thread
 
     def drift(self, tenant: str | None) -> list[dict[str, object]]:
         """Where each group of each rule of drift stands."""
@@ -499,10 +497,9 @@ class Service:
 
     def run_lines(self) -> list[dict[str, object]]:
         """Every open run in contract lines: its calls, its traces, itself."""
-        lines: list[dict[str, object]] = self._ask(
-            lambda: [line for run in self.engine.closed_views() for line in closed_lines(run)]
-        )
-        return lines
+        return [
+            line for lines in self._ask_each(lambda: map(closed_lines, self.engine.closed_views())) for line in lines
+        ]
 
     def learn(self, outcomes: Sequence[Outcome]) -> None:
         """Write down what became of some work and let the engine know.
@@ -583,6 +580,20 @@ class Service:
         answer: Future[Any] = Future()
         self._backlog.put_question(question, answer)
         return answer.result(timeout_s)
+
+    def _ask_each(self, things: Callable[[], Iterator[T]]) -> list[T]:
+        """Ask the engine for many things; between two of them it answers hook calls."""
+
+        def question() -> list[T]:
+            found = []
+            for one in things():
+                found.append(one)
+                if self._backlog.hooks:
+                    self._hooks()
+            return found
+
+        answers: list[T] = self._ask(question)
+        return answers
 
     # ---- engine thread -------------------------------------------------------
 
@@ -665,6 +676,7 @@ class Service:
     def _run_engine(self) -> None:
         try:
             while (work := self._backlog.take(TICK_S)) is not None:
+                busy = bool(work or self._backlog.hooks)
                 self._hooks()
                 for one in work:
                     if isinstance(one, tuple):
@@ -679,6 +691,7 @@ class Service:
                     self._save_cursors()
                 if time.monotonic() >= self._look_at:
                     self._look_around()
+                self._cycles.tidy(busy=busy, tight=self._memory.level is not Level.FREE)
             self._hooks()
             self._senders.keep()
             self._keep_standing()

@@ -184,7 +184,7 @@ def _go_through(ledger: DuckDbLedger, order: _Order, *, write: bool) -> _Totals:
         if changed and write:
             batch.closed[tenant, run_id] = run
             batch.corrections += [order.correction(tenant, run_id, one) for one in changed]
-            batch.rows += len(run.calls) + len(run.nodes)
+            batch.rows += len(run.calls) + run.steps
             if batch.rows >= _BATCH:
                 ledger.commit(batch, cursor)
                 batch = Batch()

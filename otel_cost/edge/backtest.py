@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from otel_cost.core.assemble.snapshot import thaw
 from otel_cost.core.backtest import Backtest, Witness, compare, decision_lines, not_recorded
 from otel_cost.core.enrich.records import alert_json
+from otel_cost.core.model.run import ClosedRun, Later
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import Source
 from otel_cost.edge.engine import build_engine
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.enrich.lines import Line
     from otel_cost.core.model.charge import Charge
-    from otel_cost.core.model.run import ClosedRun
     from otel_cost.core.price import PriceBook
     from otel_cost.edge.config import Config
     from otel_cost.pipeline import Engine
@@ -41,9 +41,10 @@ class Asleep:
 
     def keep(self, run: ClosedRun) -> None:
         """Remember a closed run; of the run itself only what is counted stays."""
-        if run.snapshot:
-            self._frozen.update(dict.fromkeys(((run.summary.tenant, key) for key in run.keys), run.snapshot))
-        run.snapshot, run.nodes = b"", []
+        frozen = run.snapshot()
+        if frozen:
+            self._frozen.update(dict.fromkeys(((run.summary.tenant, key) for key in run.keys), frozen))
+        run.snapshot, run.nodes = Later(bytes), Later(list)
 
 
 class Trial:

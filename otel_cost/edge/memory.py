@@ -8,7 +8,6 @@ while everything that was accepted goes on.
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import threading
 import time
@@ -89,7 +88,6 @@ class MemoryWatch:
 
 def _give_back() -> None:
     """Freed memory stays with the allocator until it is asked for."""
-    gc.collect(1)
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):  # another C library

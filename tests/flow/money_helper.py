@@ -236,7 +236,7 @@ class Desk:
             self.rows[call.id] = call.nano
         for run in effects.closed:
             self.runs[run.summary.run_id] = run
-            self.sleeping |= dict.fromkeys(run.keys, run.snapshot)
+            self.sleeping |= dict.fromkeys(run.keys, run.snapshot())
 
     @property
     def total(self) -> int:

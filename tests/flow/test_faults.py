@@ -143,7 +143,7 @@ def test_a_huge_trace_is_put_to_sleep_and_others_do_not_notice() -> None:
             effects = engine.take()
             calls |= {call.id: call for _, _, call in effects.calls}
             for closed in effects.closed:
-                asleep |= {(closed.summary.tenant, key): closed.snapshot for key in closed.keys}
+                asleep |= {(closed.summary.tenant, key): closed.snapshot() for key in closed.keys}
             assert engine.runs.spans < 1_000  # the limit, and what is just at work
     engine.close(at)
     calls |= {call.id: call for _, _, call in engine.take().calls}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from otel_cost.core.assemble.join import REPEATABLE, canonical
 from otel_cost.core.assemble.snapshot import freeze
 from otel_cost.core.model.money import nano_to_text
-from otel_cost.core.model.run import ClosedRun, Node, RouteLeg, RunSummary, TraceSummary
+from otel_cost.core.model.run import ClosedRun, Later, Node, RouteLeg, RunSummary, TraceSummary
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Status
 from otel_cost.core.outcomes import judge, latest
 
@@ -198,13 +199,14 @@ def _name(step: Step) -> str:
 
 
 def close(run: Run) -> ClosedRun:
-    """Everything to be written down about a run that is finished."""
+    """Everything to be written down about a run that is finished; of one that goes on: ask for `nodes` at once."""
     return ClosedRun(
         summary=summarise(run),
         traces=trace_summaries(run),
         calls=in_order(run.calls.values()),
-        nodes=nodes(run),
-        snapshot=freeze(run),
+        steps=len(run.steps),
+        nodes=Later(partial(nodes, run)),
+        snapshot=Later(partial(freeze, run)),
         joins=tuple(sorted(run.joins)),
         keys=(
             *(trace_id.hex() for trace_id in run.traces if trace_id),

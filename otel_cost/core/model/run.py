@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from otel_cost.core.model.outcome import UNJUDGED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.vocabulary import Kind
+
+T = TypeVar("T")
+
+
+class Later(Generic[T]):
+    """A value that is made once, by whoever asks first: what it is made of does not change any more."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make: Callable[[], T] | None = make
+        self._made: T | None = None
+
+    def __call__(self) -> T:
+        make = self._make
+        if make is not None:  # two that ask at the same time make the same
+            self._made = make()
+            self._make = None
+        return self._made  # type: ignore[return-value]  # it is made
+
+
+def _no_bytes() -> bytes:
+    return b""
 
 
 @dataclass(slots=True)
@@ -88,12 +113,16 @@ class Node:
 
 @dataclass(slots=True)
 class ClosedRun:
-    """Everything about a run at the moment it is written down."""
+    """Everything about a run at the moment it is written down.
+
+    `nodes` and `snapshot` are most of the work, and the thread that writes them does it.
+    """
 
     summary: RunSummary
     traces: list[TraceSummary]
     calls: list[Call]
-    nodes: list[Node]
-    snapshot: bytes = b""  # what a late span needs to revive it (core/assemble/snapshot.py)
+    steps: int  # so many nodes
+    nodes: Later[list[Node]]
+    snapshot: Later[bytes] = field(default_factory=lambda: Later(_no_bytes))  # for a late span to revive it
     keys: tuple[str, ...] = field(default_factory=tuple)  # trace and session keys that find it
     joins: tuple[str, ...] = ()  # where its work ends up (`core/outcomes.py`)

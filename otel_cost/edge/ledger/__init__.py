@@ -123,14 +123,14 @@ class Batch:
         self.rows += len(effects.outcomes) + len(effects.joins)
         for run in effects.closed:
             self.closed[run.summary.tenant, run.summary.run_id] = run
-            self.rows += 1 + len(run.nodes)
+            self.rows += 1 + run.steps
         self.rows += len(effects.gone) + len(effects.calls) + len(effects.alerts) + len(effects.corrections)
 
     def snapshot(self, tenant: str, key: str) -> bytes | None:
         """The snapshot of a closed run that waits here, by one of its keys."""
         for (owner, _), run in reversed(self.closed.items()):
             if owner == tenant and key in run.keys:
-                return run.snapshot or None
+                return run.snapshot() or None
         return None
 
 

@@ -477,7 +477,7 @@ class DuckDbLedger:
         _load(
             self._db,
             _SNAPSHOTS,
-            [(run.summary.tenant, run.summary.run_id, run.snapshot) for run in runs if run.snapshot],
+            [(run.summary.tenant, run.summary.run_id, frozen) for run in runs if (frozen := run.snapshot())],
             "INSERT OR REPLACE",
         )
         traces = {(trace.tenant, trace.trace_id): trace for run in runs for trace in run.traces}
@@ -497,7 +497,7 @@ class DuckDbLedger:
                     node.call_id, node.self_nano, node.status, node.likeness,
                 )
                 for run in runs
-                for node in run.nodes
+                for node in run.nodes()
             ],
         )  # fmt: skip
 

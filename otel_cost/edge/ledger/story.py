@@ -78,7 +78,7 @@ def story_of(closed: ClosedRun, alerts: Sequence[Row] = (), corrections: Sequenc
         told_run(summary, is_open=is_open),
         [trace_line(trace) for trace in closed.traces],
         [told_call(call, summary) for call in closed.calls],
-        [node_row(node) for node in closed.nodes],
+        [node_row(node) for node in closed.nodes()],
         alerts,
         corrections,
     )

@@ -8,7 +8,7 @@ from otel_cost.core.model.call import Call
 from otel_cost.core.model.charge import Charge, Item
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import Rate
-from otel_cost.core.model.run import ClosedRun, Node, RouteLeg, RunSummary, TraceSummary
+from otel_cost.core.model.run import ClosedRun, Later, Node, RouteLeg, RunSummary, TraceSummary
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import (
@@ -166,8 +166,9 @@ def a_run(
             for trace in traces
         ],
         calls=calls,
-        nodes=nodes,
-        snapshot=snapshot,
+        steps=len(nodes),
+        nodes=Later(lambda: nodes),
+        snapshot=Later(lambda: snapshot),
         keys=(*(trace.hex() for trace in traces), *extra_keys),
     )
 
