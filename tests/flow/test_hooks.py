@@ -111,7 +111,8 @@ def test_what_hooks_told_is_known_after_a_restart(serve: Callable[..., Process],
         until(lambda: len(again.get("/v1/alerts")["alerts"]) == 2)
     firing = [alert for alert in again.get("/v1/alerts")["alerts"] if alert["state"] == "firing"]
     assert len({alert["id"] for alert in firing}) == len(firing)
-    assert again.stop() == 0
+    code = again.stop()
+    assert code == 0, again.log.read_text()[-3000:]
     last = serve("rules: [stop.yaml]")
     (row,) = [row for row in last.get("/v1/report?by=kind")["rows"] if row["kind"] == "tool"]
     assert row["calls"] == (6 if how == signal.SIGKILL else 5)  # each once, however often it was read again

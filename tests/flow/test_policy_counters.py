@@ -160,7 +160,7 @@ def test_some_have_a_limit_of_their_own(who: dict[str, object], limit: int) -> N
     (alert,) = stage.alerts
     assert (alert.rule, alert.evidence["limit_usd"], alert.evidence["observed"]) == ("daily", str(limit), str(limit))
     (row,) = stage.engine.policy.standings(T0 + SECOND)
-    assert (row["rule"], row["limit_usd"], row["group"]) == ("daily", str(limit), {"user": who.get("user__id", "")})
+    assert (row["rule"], row["limit_usd"], row["group"]) == ("daily", str(limit), {"user": who.get("user__id")})
 
 
 def test_an_exception_holds_for_every_limit_of_a_budget() -> None:
