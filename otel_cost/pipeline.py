@@ -45,7 +45,7 @@ from otel_cost.core.model.attributes import PlainAttributes, text
 from otel_cost.core.model.effects import Correction, Effects, Outgoing, Signal
 from otel_cost.core.model.event import SpanEvent
 from otel_cost.core.model.step import Step
-from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Reason, Source, Status
+from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Reason, Source, Status
 from otel_cost.core.normalise import normalise_log, normalise_metric, normalise_span
 from otel_cost.core.normalise._hook import hook_step
 from otel_cost.core.normalise._read import who_of
@@ -520,7 +520,8 @@ class Engine:
         if step is not None:
             run = run.current
             extra, call = self._extra(run, event.span_id, step)
-            extra += self._said_of(run, event.trace_id, event.span_id)
+            if step.kind in CALL_KINDS:  # no loop is made of anything else
+                extra += self._said_of(run, event.trace_id, event.span_id)
         self._effects.outgoing.append(
             Outgoing(
                 Signal.TRACES,

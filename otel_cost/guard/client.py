@@ -438,10 +438,10 @@ class _Shapes:
 
     def __init__(self) -> None:
         from otel_cost.core.decide.shape import arguments_hash  # noqa: PLC0415
-        from otel_cost.core.detect._shape import error_shape, keyed, result_shape  # noqa: PLC0415
+        from otel_cost.core.detect._shape import error_shape, keyed_bytes, result_shape  # noqa: PLC0415
 
         self.arguments_hash, self.error_shape = arguments_hash, error_shape
-        self._keyed, self._result_shape = keyed, result_shape
+        self._keyed, self._result_shape = keyed_bytes, result_shape
 
     def result_hash(self, result: str) -> str:
         return self._keyed(self._result_shape(result)).hex()

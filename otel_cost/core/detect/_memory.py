@@ -39,7 +39,7 @@ class Past(NamedTuple):
     epoch: int  # successful writes that brought something new, before it
     span_id: bytes
     tool: str
-    call: bytes | None
+    call: int | None
     outcome: bytes
     traits: Traits
     cost: int | None  # of its turn, nano-USD
@@ -116,7 +116,7 @@ class Memory:
                 # Where the arguments are told, what came back may be known less well: counts are off by a token or two.
                 outcome = _EMPTY if grown <= _ROUGH * len(unknown) else b"%d %d" % (len(unknown), grown // _ROUGH)
             else:
-                call, sizes = b"%d" % said, (said, grown)
+                call, sizes = said, (said, grown)
                 outcome = self._outcome_by_size(seen, len(unknown), sizes)
             repeats = self._repeats(seen, traits, call, outcome, known_by, sizes)
             known.append(repeats if len(unknown) == 1 else repeats._replace(past=tuple(self.past)))
@@ -139,7 +139,7 @@ class Memory:
         self,
         seen: Observed,
         traits: Traits,
-        call: bytes | None,
+        call: int | None,
         outcome: bytes,
         known_by: bytes,
         sizes: tuple[int, int] | None,
@@ -169,7 +169,7 @@ class Memory:
     def _earlier(
         self,
         traits: Traits,
-        call: bytes | None,
+        call: int | None,
         outcome: bytes,
         tool: str,
         start_ns: int,

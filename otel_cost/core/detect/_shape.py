@@ -10,6 +10,7 @@ import json
 import re
 from hashlib import blake2b
 from typing import Any, Final
+from zlib import crc32
 
 DEFAULT_KEY: Final = b"otel-cost"
 
@@ -22,7 +23,12 @@ _CANONICAL_CHARS: Final = 16384
 
 def keyed(text: str, key: bytes = DEFAULT_KEY) -> bytes:
     """Eight bytes that stand for `text`. `key`: at most 64 bytes, the tenant's secret where there is one."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
+    return keyed_bytes(text.encode("utf-8", "surrogatepass"), key)
+
+
+def keyed_bytes(text: bytes, key: bytes = DEFAULT_KEY) -> bytes:
+    """Eight bytes that stand for `text`."""
+    return blake2b(text, digest_size=8, key=key).digest()
 
 
 _FILE = (
@@ -39,17 +45,19 @@ _FOLD_ERROR: Final = re.compile(
     r"|(?P<number>(?:(?<!\w)[-+])?\d[\d.,_]*)"
 )
 _FOLDED: Final = {"url": "<url>", "time": "<time>", "path": "<path>", "id": "<id>", "number": "#"}
+# What has none of these has nothing to fold; most words of most messages are plain.
+_MAY_FOLD: Final = re.compile(r"[\d/\\]|\w\.\w")
 _QUOTES: Final = str.maketrans({"‘": "'", "’": "'", "“": "'", "”": "'", '"': "'", "`": "'"})
 
-# A line that says what went wrong, among lines that say where.
+# A line that says what went wrong, among lines that say where. These two look at text in lower case: a pattern
+# that ignores case is several times as slow, as is one whose first character may be anything.
 _TELLING: Final = re.compile(
     r"error|exception|fail|fatal|cannot|can't|could not|not found|no such|denied|invalid|refused|unable|undefined"
-    r"|unexpected|missing|timed? ?out|too many|already exists|unknown|panic|abort|illegal|forbidden|unauthori[sz]ed",
-    re.IGNORECASE,
+    r"|unexpected|missing|timed? ?out|too many|already exists|unknown|panic|abort|illegal|forbidden|unauthori[sz]ed"
 )
 _FAILURES: Final = re.compile(
-    r"(\d+)\s+(?:tests?\s+)?(?:failed|failures?|failing|errors?)\b|\b(?:failures|errors|failed)\s*[=:]\s*(\d+)",
-    re.IGNORECASE,
+    r"(\d++)\s+(?:tests?\s+)?(?:failed|failures?|failing|errors?)\b"
+    r"|(?:f(?<!\wf)(?:ailures|ailed)|e(?<!\we)rrors)\s*[=:]\s*(\d+)"
 )
 _OVERLOAD = (
     r"rate.?limit|too.?many.?requests|overloaded|over.?capacity|service.?unavailable|bad.?gateway|internal.?server.?error"
@@ -69,21 +77,24 @@ def error_shape(text: str) -> str:
     Of a long text only the lines count that say what went wrong (a traceback's
     last, a test report's failures); where none does, the last line counts.
     """
-    lines = [line for line in _ends(text, _ERROR_CHARS).splitlines() if line.strip()]
+    text = _ends(text, _ERROR_CHARS).lower()
+    lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1:
-        if any(line.startswith("Traceback (most recent call last)") for line in lines):
+        if any(line.startswith("traceback (most recent call last)") for line in lines):
             lines = [next((line for line in reversed(lines) if not line[0].isspace()), lines[-1])]
         else:
             lines = _telling(lines) or lines[-1:]
-    folded = (_FOLD_ERROR.sub(_fold, line[:300].lower()) for line in lines)
-    return " ".join(" ".join(dict.fromkeys(folded)).translate(_QUOTES).split())
+    return " ".join(dict.fromkeys([_fold_line(line[:300]) for line in lines])).translate(_QUOTES)
 
 
 _TOLD: Final = 3
 
 
 def _telling(lines: list[str]) -> list[str]:
-    """The last three lines that say what went wrong; a bare heading ("ERROR:") brings the line below it."""
+    """The last three lines that say what went wrong; a bare heading ("ERROR:") brings the line below it.
+
+    `lines`: in lower case.
+    """
     told: list[str] = []
     below = ""
     for line in reversed(lines):
@@ -93,6 +104,14 @@ def _telling(lines: list[str]) -> list[str]:
                 break
         below = line
     return told[::-1]
+
+
+def _fold_line(line: str) -> str:
+    words = line.split()
+    for place, word in enumerate(words):
+        if not word.isalpha() and _MAY_FOLD.search(word):
+            words[place] = _FOLD_ERROR.sub(_fold, word)
+    return " ".join(words)
 
 
 def _fold(found: re.Match[str]) -> str:
@@ -114,7 +133,11 @@ def is_generic(message: str) -> bool:
 
 def failures(text: str) -> int | None:
     """How many tests a report says have failed; None where it does not say."""
-    counts = [int(a or b) for a, b in _FAILURES.findall(_ends(text, _ERROR_CHARS))]
+    text = _ends(text, _ERROR_CHARS).lower()
+    if "fail" not in text and "error" not in text:
+        return None
+    lines = [line for line in text.splitlines() if "fail" in line or "error" in line]
+    counts = [int(a or b) for line in lines for a, b in _FAILURES.findall(line)]
     return max(counts) if counts else None
 
 
@@ -128,36 +151,54 @@ def is_overload(text: str) -> bool:
     return _OVERLOADED.search(text[:300]) is not None
 
 
-# Of a result only what cannot be news is folded; every other number is kept. Each pattern begins with a digit
-# or a run of plain characters: results are long, and a scan for word boundaries is three times as slow.
+# Of a result only what cannot be news is folded; every other number is kept.
 _FOLD_TIME: Final = re.compile(
-    r"\d++(?:-\d\d-\d\d[tT ]\d\d:\d\d[\d:.,]*(?:[zZ]|[+-]\d\d:?\d\d)?|:\d\d:\d\d(?:[.,]\d+)?"
+    r"\d(?<![0-9A-SU-Za-z]\d)\d*+(?=[-:.\smsunµ])"  # no part of a word; soon given up where nothing fits
+    r"(?:-\d\d-\d\d[tT ]\d\d:\d\d[\d:.,]*(?:[zZ]|[+-]\d\d:?\d\d)?|:\d\d:\d\d(?:[.,]\d+)?"
     r"|(?:\.\d+)?\s?(?:[mµun]?s\b|secs?\b|seconds?\b|minutes?\b))"
 )
 _FOLD_HEX: Final = re.compile(r"[0-9a-fA-F-]{12,}")
-# A scan for long runs is dear and they are rare: they are looked for in a text of only two characters first.
+_FOLD_SHORT_HEX: Final = re.compile(r"0x[0-9a-fA-F]+|\bpid[ =:]+\d+")
+# Results are long and a scan is dear: what may be there is looked for in a text of few characters first. A unit
+# begins with one of five letters ("µ" ends with the byte b5, what comes before it is left out).
+_UNITS: Final = b"smun\xb5"
+_MARKS: Final = bytes(
+    ord("0") if byte in b"0123456789" else ord("s") if byte in _UNITS else byte for byte in range(256)
+)
+_NO_MARK: Final = b" \t\n\v\f\r\xc2"
 _HEX_RUNS: Final = bytes(ord("a") if chr(byte) in "0123456789abcdefABCDEF-" else ord(" ") for byte in range(256))
 _HEX_RUN: Final = b"a" * 12
-_FOLD_SHORT_HEX: Final = re.compile(r"0x[0-9a-fA-F]+|\bpid[ =:]+\d+")
+_SPACE: Final = b" \t\n\v\f\r"
 
 
-def result_shape(text: str) -> str:
+def result_shape(text: str) -> bytes:
     """A result without white space, hex ids, durations, times and process ids; every other number is kept.
 
-    Of a long text its folded head and tail and its number of lines count; where nothing was folded, the text itself.
+    Of a long text its folded head and tail and its number of lines count; where nothing was folded, a sum of it all.
     """
     if len(text) <= 2 * _RESULT_CHARS:
-        return " ".join(_fold_result(text).split())
+        raw = text.encode("utf-8", "replace")
+        folded = _fold_result(text, raw)
+        return (raw if folded is None else folded).translate(None, _SPACE)
     ends = text[:_RESULT_CHARS] + text[-_RESULT_CHARS:]
-    folded = _fold_result(ends)
-    return " ".join(folded.split()) + str(text.count("\n")) if folded != ends else text
+    raw = ends.encode("utf-8", "replace")
+    folded = _fold_result(ends, raw)
+    if folded is None:
+        return b"%d %d " % (len(text), crc32(text.encode("utf-8", "replace"))) + raw
+    return folded.translate(None, _SPACE) + b"%d" % text.count("\n")
 
 
-def _fold_result(text: str) -> str:
-    text = _FOLD_TIME.sub("~", text)
-    if _HEX_RUN in text.encode("utf-8", "replace").translate(_HEX_RUNS):
-        text = _FOLD_HEX.sub(_hex, text)
-    return _FOLD_SHORT_HEX.sub("~", text) if "0x" in text or "pid" in text else text
+def _fold_result(text: str, raw: bytes) -> bytes | None:
+    """A text with `~` for what is folded; None where there is nothing of the kind. `raw`: the same in bytes."""
+    marks = raw.translate(_MARKS, _NO_MARK)
+    folded = text
+    if b"0s" in marks or b"0:00" in marks:
+        folded = _FOLD_TIME.sub("~", folded)
+    if _HEX_RUN in raw.translate(_HEX_RUNS):
+        folded = _FOLD_HEX.sub(_hex, folded)
+    if b"0x" in raw or b"pid" in raw:
+        folded = _FOLD_SHORT_HEX.sub("~", folded)
+    return None if folded == text else folded.encode("utf-8", "replace")
 
 
 def _hex(found: re.Match[str]) -> str:
@@ -197,31 +238,36 @@ def essential(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def command_of(arguments: str) -> str:
     """The shell command among a tool's arguments; "" where there is none."""
-    _, value = canonical(arguments)
+    value = value_of(arguments)
     found = value if isinstance(value, dict) else {}
     told = next((found[key] for key in _COMMANDS if key in found), value if isinstance(value, str) else "")
     return " ".join(map(str, told)) if isinstance(told, list) else str(told)
 
 
-def canonical(arguments: str) -> tuple[str, object]:
-    """Arguments as one text for one value (keys sorted), and as that value (the text itself, if they are no JSON).
-
-    The order in which a client writes keys does not matter, nor do remarks and comments; very long
-    arguments are taken as they are written.
-    """
+def value_of(arguments: str) -> object:
+    """Arguments as what they are, without remarks and comments; the text itself, if they are no JSON or very long."""
     if arguments[:1] in "{[" and len(arguments) <= _CANONICAL_CHARS:
         try:
             value, end = _SCAN(arguments)
         except (ValueError, RecursionError):
-            return arguments, arguments
+            return arguments
         if end < len(arguments) and not arguments[end:].isspace():
-            return arguments, arguments
-        if isinstance(value, dict):
-            value = essential(value)
-            if not any(isinstance(one, (dict, list)) for one in value.values()):
-                return repr(sorted(value.items())), value
-        return json.dumps(value, sort_keys=True, separators=(",", ":")), value
-    return arguments, arguments
+            return arguments
+        return essential(value) if isinstance(value, dict) else value
+    return arguments
+
+
+def identity(tool: str, value: object) -> int:
+    """The same number for the same arguments, within this process; in which order keys were written does not matter."""
+    if isinstance(value, dict):
+        for one in value.values():
+            if isinstance(one, (dict, list)):
+                break
+        else:
+            return hash((tool, frozenset(value.items())))
+    if isinstance(value, (dict, list)):
+        return hash((tool, json.dumps(value, sort_keys=True, separators=(",", ":"))))
+    return hash((tool, value))
 
 
 def _ends(text: str, size: int) -> str:

@@ -76,11 +76,15 @@ class Sketch:
         text = " ".join(free)
         if len(text) > 2 * _ENDS:
             text = text[:_ENDS] + text[-_ENDS:]
-        words = text.encode("utf-8", "replace").translate(_WORDS).split()
+        raw = text.encode("utf-8", "replace").translate(_WORDS)
+        words = raw.split()
         self.words = array("I", map(crc32, words)).tobytes()
-        names = {word for word in words if b"/" in word or b"." in word[1:-1]}
-        names.discard(_NOWHERE)
-        self.names = array("I", map(crc32, sorted(names))).tobytes()
+        names = {word for word in words if b"/" in word} if b"/" in raw else set()
+        if b"." in raw:
+            names.update([word for word in words if b"." in word and b"." in word[1:-1]])
+        if names:
+            names.discard(_NOWHERE)
+            self.names = array("I", map(crc32, sorted(names))).tobytes()
         numbers = [word for word in words if word.isdigit()]
         self.numbers = crc32(b" ".join(numbers)) if numbers else 0
 
@@ -100,8 +104,12 @@ class Sketch:
         if self.names != other.names:
             if not loose_names:
                 return False
-            mine, theirs = frozenset(array("I", self.names)), frozenset(array("I", other.names))
-            if len(mine & theirs) < _SHARED_NAMES * len(mine | theirs):
+            here, there = frozenset(array("I", self.names)), frozenset(array("I", other.names))
+            if len(here & there) < _SHARED_NAMES * len(here | there):
                 return False
+        mine, theirs = len(self.words), len(other.words)
+        if 2 * min(mine, theirs) < least * (mine + theirs):
+            return False
         one, two = Counter(array("I", self.words)), Counter(array("I", other.words))
-        return 2 * (one & two).total() >= least * (len(self.words) + len(other.words)) / array("I").itemsize
+        shared = sum([min(count, two[word]) for word, count in one.items() if word in two])
+        return 2 * shared >= least * (mine + theirs) / array("I").itemsize

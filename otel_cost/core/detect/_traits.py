@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
-from zlib import crc32
 
 from otel_cost.core.detect._shape import (
-    canonical,
     error_shape,
     failures,
+    identity,
     is_generic,
     is_infrastructure,
     is_overload,
     keyed,
+    keyed_bytes,
     result_shape,
+    value_of,
 )
 from otel_cost.core.detect._sketch import Sketch, sample
 from otel_cost.core.detect._verbs import command_verb, verb_of, writes_whole
@@ -26,6 +27,118 @@ from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
 if TYPE_CHECKING:
     from otel_cost.core.detect import Observed
     from otel_cost.core.model.step import Step
+
+
+class Asked:
+    """What a tool call asks for."""
+
+    __slots__ = ("call", "instruction", "named", "sketch", "target", "verb", "whole")
+
+    call: int | None
+    named: tuple[tuple[str, int], ...]
+    sketch: Sketch | None
+    instruction: Sketch | None
+    target: int | None
+    verb: str
+    whole: bool
+
+    def __init__(self, tool: str, arguments: str | None) -> None:
+        self.call = self.sketch = self.instruction = self.target = None
+        self.named = ()
+        self.verb = verb_of(tool)
+        self.whole = self.verb == "write" and writes_whole(tool)
+        if arguments is None:
+            return
+        value = value_of(arguments)
+        self.call = identity(tool, value)
+        self.sketch = Sketch(value)
+        if isinstance(value, dict):
+            self._read(value)
+            self.named = tuple([(key, hash(one if isinstance(one, str) else str(one))) for key, one in value.items()])
+        else:
+            self.named = (("arguments", self.call),)
+
+    def _read(self, arguments: dict[str, object]) -> None:
+        for key in () if _TARGETS.keys().isdisjoint(arguments) else _TARGETS:
+            target = arguments.get(key)
+            if isinstance(target, str):
+                self.target = hash(target)
+                break
+        for key in () if _INSTRUCTIONS.keys().isdisjoint(arguments) else _INSTRUCTIONS:
+            order = arguments.get(key)
+            if isinstance(order, str) and order.count(" ") >= 2:
+                self.instruction = Sketch(order)
+                break
+        command = arguments.get("command") or arguments.get("cmd")
+        if isinstance(command, list):
+            command = " ".join(map(str, command))
+        if isinstance(command, str):
+            self.verb = command_verb(command) or self.verb
+            self.whole = command == "create"
+
+
+class Told:
+    """What came back."""
+
+    __slots__ = ("error", "failed", "failures", "infrastructure", "nothing", "outcome", "refused", "vague", "words")
+
+    outcome: bytes | None
+    error: bytes | None
+    failed: bool
+    nothing: bool
+    refused: bool
+    vague: bool
+    infrastructure: bool
+    failures: int | None
+    words: frozenset[int]
+
+    def __init__(self, failed: bool) -> None:
+        self.outcome = self.error = self.failures = None
+        self.failed = failed
+        self.nothing = self.refused = self.vague = self.infrastructure = False
+        self.words = frozenset()
+
+    def read(self, step: Step, *, check: bool, ordered: bool) -> None:
+        """Of a tool call. `check`: it counts failures even if it went well; `ordered`: it answers an order."""
+        result = step.result
+        if result is not None and not self.failed and _reads_failed(result):
+            self.failed = True
+        self.refused = self.failed
+        if result is not None and not self.failed and len(result) <= _REFUSAL_CHARS:
+            answer = result.strip().lower()
+            self.nothing = answer in _NOTHING
+            self.refused = not self.nothing and _REFUSALS.search(answer) is not None
+        if self.failed:
+            said = step.error_message
+            told_more = result and (said is None or said == step.error_type or is_generic(said))
+            self.read_error(step, result if told_more else said)
+            self.outcome = self.error
+        told = result or step.error_message
+        if told and (self.failed or check):
+            self.failures = failures(told)
+        if ordered and result:
+            self.words = sample(result)
+        if result is not None and self.outcome is None:
+            tool = step.tool or step.name
+            self.outcome = keyed_bytes(tool.encode("utf-8", "replace") + b"\0" + result_shape(result))
+
+    def read_error(self, step: Step, message: str | None) -> None:
+        """Of a failed call. `message`: the words that tell most of it."""
+        if message and (message == step.error_type or is_generic(message)):
+            message = None
+        told = message or step.error_message or step.error_type
+        on_the_way = is_overload if step.kind is Kind.TOOL else is_infrastructure
+        self.infrastructure = (
+            step.status_code in _INFRASTRUCTURE_STATUS
+            or bool(step.error_type and is_infrastructure(step.error_type))
+            # What a command printed is not the way to the command: a result is not asked.
+            or bool(step.error_message and on_the_way(step.error_message))
+        )
+        if message:
+            self.error = keyed(f"{step.tool or step.model}\0{error_shape(message)}")
+        elif told:
+            self.vague = True
+            self.error = keyed(f"{step.tool or step.model}\0{told}")
 
 
 class Traits:
@@ -52,7 +165,7 @@ class Traits:
         "words",
     )
 
-    call: bytes | None  # tool and arguments
+    call: int | None  # tool and arguments
     named: tuple[tuple[str, int], ...]  # each argument's name and a hash of its value
     outcome: bytes | None  # tool and what came back: the error's shape, else the result's
     error: bytes | None  # the error's shape; None: not failed, or nothing is told about it
@@ -65,100 +178,80 @@ class Traits:
     sketch: Sketch | None  # of the arguments, for near-sameness
     instruction: Sketch | None  # an order to another agent, among the arguments
     words: frozenset[int]  # sample of the answer to an instruction
-    target: bytes | None  # the file the arguments name
+    target: int | None  # the file the arguments name
     verb: str  # what kind of tool this is: read, write, check, poll, plan, "" (unknown)
     whole: bool  # writes its target as a whole
     size: int | None  # of the result, in characters (or the sender's unit)
     chant: int  # how often the text of a model call repeats its own ending
 
     def __init__(self, step: Step, failed: bool) -> None:
-        self.call = self.outcome = self.error = self.sketch = self.target = self.size = self.failures = None
-        self.instruction = None
-        self.named = ()
-        self.words = frozenset()
-        self.failed, self.verb, self.chant = failed, "", 0
-        self.infrastructure = self.vague = self.whole = self.nothing = self.refused = False
+        self.size, self.chant = None, 0
         if step.kind is Kind.TOOL:
-            self._read_tool(step)
-        elif step.kind in MODEL_KINDS:
-            if step.output_text is not None:
-                self.chant = chants(step.output_text)
-                self.outcome = keyed(step.output_text)
-            if failed:
-                self._read_error(step, step.error_message)
+            asked = _asked(step)
+            told = _told(step, failed, asked)
+            result = step.result
+            self.size = step.result_size if result is None else len(result)
+        else:
+            asked, told = _NOT_A_TOOL, _WELL
+            if step.kind in MODEL_KINDS:
+                if failed:
+                    told = Told(failed)
+                    told.read_error(step, step.error_message)
+                text = step.output_text
+                if text is not None:
+                    self.chant = chants(text)
+            elif failed:
+                told = Told(failed)
+        self.call, self.named, self.sketch, self.instruction = asked.call, asked.named, asked.sketch, asked.instruction
+        self.target, self.verb, self.whole = asked.target, asked.verb, asked.whole
+        self.outcome, self.error, self.failed, self.nothing = told.outcome, told.error, told.failed, told.nothing
+        self.refused, self.vague, self.infrastructure = told.refused, told.vague, told.infrastructure
+        self.failures, self.words = told.failures, told.words
 
-    def _read_tool(self, step: Step) -> None:
-        tool, arguments, result = step.tool or step.name, step.arguments, step.result
-        self.verb = verb_of(tool)
-        self.whole = self.verb == "write" and writes_whole(tool)
-        if arguments is not None:
-            text, value = canonical(arguments)
-            self.call = keyed(f"{tool}\0{text}")
-            self.sketch = Sketch(value)
-            if isinstance(value, dict):
-                self._read_arguments(value)
-                self.named = tuple([(key, crc32(str(one).encode("utf-8", "replace"))) for key, one in value.items()])
-            else:
-                self.named = (("arguments", crc32(text.encode("utf-8", "replace"))),)
-        if result is not None:
-            self.size = len(result)
-            if not self.failed and _reads_failed(result):
-                self.failed = True
-        elif step.result_size is not None:
-            self.size = step.result_size
-        self.refused = self.failed
-        if result is not None and not self.failed and len(result) <= _REFUSAL_CHARS:
-            answer = result.strip().lower()
-            self.nothing = answer in _NOTHING
-            self.refused = not self.nothing and any(word in answer for word in _REFUSALS)
-        if self.failed:
-            said = step.error_message
-            told_more = result and (said is None or said == step.error_type or is_generic(said))
-            self._read_error(step, result if told_more else said)
-            if self.error is not None:
-                self.outcome = self.error
-        told = result or step.error_message
-        if told and (self.failed or self.verb == "check"):
-            self.failures = failures(told)
-        if self.instruction is not None and result:
-            self.words = sample(result)
-        if result is not None and self.outcome is None:
-            self.outcome = keyed(f"{tool}\0{result_shape(result)}")
 
-    def _read_error(self, step: Step, message: str | None) -> None:
-        if message and (message == step.error_type or is_generic(message)):
-            message = None
-        told = message or step.error_message or step.error_type
-        on_the_way = is_overload if step.kind is Kind.TOOL else is_infrastructure
-        self.infrastructure = (
-            step.status_code in _INFRASTRUCTURE_STATUS
-            or bool(step.error_type and is_infrastructure(step.error_type))
-            # What a command printed is not the way to the command: a result is not asked.
-            or bool(step.error_message and on_the_way(step.error_message))
-        )
-        if message:
-            self.error = keyed(f"{step.tool or step.model}\0{error_shape(message)}")
-        elif told:
-            self.vague = True
-            self.error = keyed(f"{step.tool or step.model}\0{told}")
+# Agents that go in circles say the same and are told the same; so do hooks and spans of one call. What was read
+# before is not read again: known by the hash of its text, which Python makes with a secret of the process.
+_MEMO: Final = 4096
+_asked_before: Final[dict[int, Asked]] = {}
+_told_before: Final[dict[int, Told]] = {}
+_NOT_A_TOOL: Final = Asked("", None)
+_WELL: Final = Told(False)
 
-    def _read_arguments(self, arguments: dict[str, object]) -> None:
-        for key in () if _TARGETS.keys().isdisjoint(arguments) else _TARGETS:
-            target = arguments.get(key)
-            if isinstance(target, str):
-                self.target = keyed(target)
-                break
-        for key in () if _INSTRUCTIONS.keys().isdisjoint(arguments) else _INSTRUCTIONS:
-            order = arguments.get(key)
-            if isinstance(order, str) and order.count(" ") >= 2:
-                self.instruction = Sketch(order)
-                break
-        command = arguments.get("command") or arguments.get("cmd")
-        if isinstance(command, list):
-            command = " ".join(map(str, command))
-        if isinstance(command, str):
-            self.verb = command_verb(command) or self.verb
-            self.whole = command == "create"
+
+def forget() -> None:
+    """Let go of what was remembered, as at the start of a process: what a first reading costs can be measured."""
+    _asked_before.clear()
+    _told_before.clear()
+
+
+def _asked(step: Step) -> Asked:
+    tool = step.tool or step.name
+    key = hash((tool, step.arguments))
+    asked = _asked_before.get(key)
+    if asked is None:
+        asked = Asked(tool, step.arguments)
+        if len(_asked_before) >= _MEMO:
+            _asked_before.clear()
+        _asked_before[key] = asked
+    return asked
+
+
+def _told(step: Step, failed: bool, asked: Asked) -> Told:
+    if not failed and step.result is None and step.error_message is None:
+        return _WELL
+    check, ordered = asked.verb == "check", asked.instruction is not None
+    tool = step.tool or step.name
+    key = hash(
+        (tool, step.model, step.result, failed, step.error_message, step.error_type, step.status_code, check, ordered)
+    )
+    told = _told_before.get(key)
+    if told is None:
+        told = Told(failed)
+        told.read(step, check=check, ordered=ordered)
+        if len(_told_before) >= _MEMO:
+            _told_before.clear()
+        _told_before[key] = told
+    return told
 
 
 _INFRASTRUCTURE_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)})
@@ -207,10 +300,10 @@ def _reads_failed(result: str) -> bool:
 
 
 # What a refusal says, and how a short answer says that there is nothing.
-_REFUSALS: Final = (
-    *("error", "fail", "cannot", "can't", "could not", "couldn't", "unable", "not found", "no such", "no match"),
-    *("denied", "invalid", "incorrect", "wrong", "did not", "didn't", "not pass", "try again", "unknown", "missing"),
-    *("refused", "not available", "not enough", "unexpected", "illegal", "nothing", "out of range", "no results"),
+_REFUSALS: Final = re.compile(
+    r"error|fail|cannot|can't|could not|couldn't|unable|not found|no such|no match|denied|invalid|incorrect|wrong"
+    r"|did not|didn't|not pass|try again|unknown|missing|refused|not available|not enough|unexpected|illegal|nothing"
+    r"|out of range|no results"
 )
 _NOTHING: Final = frozenset({"", "0", "[]", "{}", "()", "no", "none", "null", "nil", "false", "nan", "n/a", "-1"})
 _REFUSAL_CHARS: Final = 400

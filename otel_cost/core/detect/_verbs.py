@@ -68,32 +68,29 @@ def delegates(tool: str) -> bool:
     return _DELEGATES.search(tool) is not None
 
 
-def _at_start(*words: str) -> str:
-    """The words where a shell command begins: at the start, after `;`, `&&`, `|`, with variables set before."""
-    return rf"(?:^|[;&|]\s*)(?:\w+=\S+\s+)*(?:{'|'.join(words)})"
+def _command(*words: str) -> re.Pattern[str]:
+    """One of the words where a shell command begins; variables may be set before."""
+    return re.compile(rf"(?:\w+=\S+\s+)*(?:{'|'.join(words)})")
 
 
-_COMMANDS: Final = (
-    ("write", re.compile(r"^(?:create|str_replace|insert|write|edit)\b")),  # sub-commands of editors
-    ("read", re.compile(r"^(?:view|open)\b")),
-    (
-        "check",
-        re.compile(r"\b(?:py)?tests?\b|\b(?:tox|jest|rspec|phpunit|mypy|ruff|eslint|tsc|lint|build|compile|make)\b"),
-    ),
+_EDITS: Final = re.compile(r"(?:create|str_replace|insert|write|edit)\b")  # sub-commands of editors
+_VIEWS: Final = re.compile(r"(?:view|open)\b")
+_CHECK_WORDS: Final = (
+    *("test", "tox", "jest", "rspec", "phpunit", "mypy", "ruff", "eslint"),
+    *("tsc", "lint", "build", "compile", "make"),
+)
+_CHECKS: Final = re.compile(
+    r"\b(?:py)?tests?\b|\b(?:tox|jest|rspec|phpunit|mypy|ruff|eslint|tsc|lint|build|compile|make)\b"
+)
+_WRITES_INTO: Final = re.compile(r"(?<![\d&=<>-])>>?\s*(?!/dev/null)[a-zA-Z./~\"'$]")
+_PARTS: Final = re.compile(r"[;&|]\s*")
+_BEGINNINGS: Final = (
     (
         "write",
-        re.compile(
-            _at_start(
-                "rm ", "mv ", "cp ", "tee ", "touch ", "mkdir ", "sed -i", "chmod ", "patch ", "git (?:apply|add|co)"
-            )
-            + r"|(?<![\d&=<>-])>>?\s*(?!/dev/null)[a-zA-Z./~\"'$]"
-        ),
+        _command("rm ", "mv ", "cp ", "tee ", "touch ", "mkdir ", "sed -i", "chmod ", "patch ", "git (?:apply|add|co)"),
     ),
-    ("poll", re.compile(_at_start("sleep ", "wait ", "watch "))),
-    (
-        "check",
-        re.compile(_at_start(r"python[\d.]* ", "node ", "ruby ", "go run", "cargo run", "java ", "bash ", r"\./")),
-    ),
+    ("poll", _command("sleep ", "wait ", "watch ")),
+    ("check", _command(r"python[\d.]* ", "node ", "ruby ", "go run", "cargo run", "java ", "bash ", r"\./")),
 )
 
 
@@ -109,4 +106,14 @@ def command_verb(command: str) -> str:
     words = command.split(None, 1)
     if words and words[0] in _LOOKS and not any(sign in command for sign in ";&|>`$\n"):
         return ""
-    return next((verb for verb, words in _COMMANDS if words.search(command)), "")
+    if _EDITS.match(command):
+        return "write"
+    if _VIEWS.match(command):
+        return "read"
+    for word in _CHECK_WORDS:
+        if word in command and _CHECKS.search(command):
+            return "check"
+    if ">" in command and _WRITES_INTO.search(command):
+        return "write"
+    parts = _PARTS.split(command)
+    return next((verb for verb, begins in _BEGINNINGS if any(begins.match(part) for part in parts)), "")

@@ -31,7 +31,7 @@ class State:
     """One agent's rounds since a check last passed or failed less."""
 
     calls: int = 0
-    target: bytes | None = None  # the file that is edited round after round
+    target: int | None = None  # the file that is edited round after round
     edited: bool = False  # since the last check
     failures: int | None = None
     tool: str = ""

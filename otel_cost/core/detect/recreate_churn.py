@@ -31,7 +31,7 @@ class State:
     """One agent's whole writes, by path."""
 
     calls: int = 0
-    files: dict[bytes, Episode] = field(default_factory=dict)
+    files: dict[int, Episode] = field(default_factory=dict)
 
 
 def observe(state: State, seen: Observed, settings: RecreateChurn) -> Iterable[Finding]:

@@ -28,11 +28,13 @@ class RedundantRead(Settings):
 
 @dataclass(slots=True)
 class Read:
-    """One thing that was read: its result, its file, and how often."""
+    """One thing that was read: its result, its file, the first reading, and how often since: mostly never."""
 
     outcome: bytes
-    target: bytes | None
-    episode: Episode
+    target: int | None
+    span_id: bytes
+    cost: int | None
+    episode: Episode | None = None
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ class State:
 
     calls: int = 0
     input_tokens: int = 0
-    reads: dict[bytes, Read] = field(default_factory=dict)
+    reads: dict[int, Read] = field(default_factory=dict)
 
 
 _READS: Final = 64
@@ -75,31 +77,41 @@ def _written(state: State, seen: Observed) -> Iterator[Finding]:
     for call, read in list(state.reads.items()):
         if traits.target is None or read.target is None or traits.target == read.target:
             del state.reads[call]
-            if read.episode.firing:
-                yield _finding(read, step.span_id, step.tool or step.name)
+            if read.episode is not None and read.episode.firing:
+                yield _finding(read.outcome, read.episode, step.span_id, step.tool or step.name)
 
 
-def _read(state: State, seen: Observed, call: bytes, outcome: bytes, settings: RedundantRead) -> Iterator[Finding]:
-    step = seen.step
+def _read(state: State, seen: Observed, call: int, outcome: bytes, settings: RedundantRead) -> Iterable[Finding]:
     known = state.reads.pop(call, None)
-    if known is None or known.outcome != outcome:
-        if known is not None and known.episode.firing:
-            yield _finding(known, step.span_id, step.tool or step.name)
-        known = Read(outcome, traits_of(seen).target, Episode())
-        if len(state.reads) >= _READS:
-            del state.reads[next(iter(state.reads))]
-    state.reads[call] = known  # the least recently read thing goes first
-    known.episode.add(step.span_id, seen.cost, state.calls)
-    if known.episode.repeats >= settings.count and not known.episode.firing:
-        yield _finding(known, step.span_id, step.tool or step.name)
+    if known is not None and known.outcome == outcome:
+        state.reads[call] = known  # the least recently read thing goes first
+        return _again(state, known, seen, settings)
+    if len(state.reads) >= _READS:
+        del state.reads[next(iter(state.reads))]
+    step = seen.step
+    state.reads[call] = Read(outcome, traits_of(seen).target, step.span_id, seen.cost)
+    if known is None or known.episode is None or not known.episode.firing:
+        return ()
+    return (_finding(known.outcome, known.episode, step.span_id, step.tool or step.name),)
 
 
-def _finding(read: Read, at_span_id: bytes, tool: str) -> Finding:
-    return read.episode.finding(
+def _again(state: State, read: Read, seen: Observed, settings: RedundantRead) -> Iterator[Finding]:
+    step = seen.step
+    episode = read.episode
+    if episode is None:
+        episode = read.episode = Episode()
+        episode.add(read.span_id, read.cost, state.calls)
+    episode.add(step.span_id, seen.cost, state.calls)
+    if episode.repeats >= settings.count and not episode.firing:
+        yield _finding(read.outcome, episode, step.span_id, step.tool or step.name)
+
+
+def _finding(outcome: bytes, episode: Episode, at_span_id: bytes, tool: str) -> Finding:
+    return episode.finding(
         DETECTOR.name,
         at_span_id,
-        shape=f"{tool}:{read.outcome.hex()}",
-        summary=f"{tool} read the same unchanged thing {read.episode.repeats} times",
+        shape=f"{tool}:{outcome.hex()}",
+        summary=f"{tool} read the same unchanged thing {episode.repeats} times",
         evidence={"tool": tool},
         severity=Severity.NOTICE,
     )

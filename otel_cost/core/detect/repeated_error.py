@@ -40,7 +40,7 @@ class Streak:
 
     tool: str
     shape: bytes
-    call: bytes | None
+    call: int | None
     failures: int | None
     calm: int  # calls that go well in between, from which on the streak is over
     varied: bool = False  # the arguments were not always the same
