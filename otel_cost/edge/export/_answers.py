@@ -5,16 +5,37 @@ from __future__ import annotations
 import json
 import time
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
 MAX_ANSWER_BYTES: Final = 64 << 10
 
 _REJECTED_KEYS: Final = ("rejectedSpans", "rejectedLogRecords", "rejectedDataPoints")
+
+
+def read_beginning(answer: BaseHTTPResponse, deadline: float) -> bytes:
+    """The beginning of the body, as it came. A longer or slower one is cut off with its connection.
+
+    Args:
+        answer: not read yet; its status has been told.
+        deadline: of the monotonic clock.
+    """
+    body = bytearray()
+    while len(body) < MAX_ANSWER_BYTES and time.monotonic() < deadline:
+        part = answer.read1(MAX_ANSWER_BYTES - len(body), decode_content=False)
+        if not part:
+            answer.release_conn()
+            return bytes(body)
+        body += part
+    answer.close()
+    return bytes(body)
 
 
 def rejected_in_protobuf(body: bytes) -> int:

@@ -14,7 +14,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from otel_cost.core.model.effects import Signal
-from otel_cost.edge.export._answers import MAX_ANSWER_BYTES, rejected_in_json, rejected_in_protobuf, retry_after
+from otel_cost.edge.export._answers import read_beginning, rejected_in_json, rejected_in_protobuf, retry_after
 from otel_cost.edge.export._contract import Refused, TooLarge, Unavailable
 from otel_cost.edge.export._patience import Patience
 from otel_cost.edge.export._settings import plain_headers
@@ -72,7 +72,7 @@ class OtlpHttp:
                 preload_content=False,
                 timeout=urllib3.Timeout(connect=min(_CONNECT_S, timeout_s), total=timeout_s),
             )
-            body = _read(answer, begun + timeout_s)
+            body = read_beginning(answer, begun + timeout_s)
         except ForbiddenAddressError as error:
             raise Refused(f"{url}: {error}", "forbidden_address") from None
         except ConnectTimeoutError as error:
@@ -120,19 +120,6 @@ def _pool(url: str, tls: Tls, connections: int) -> urllib3.PoolManager:
 def _compress(payload: bytes) -> bytes:
     compressor = zlib.compressobj(_FASTEST, zlib.DEFLATED, _GZIP)
     return compressor.compress(payload) + compressor.flush()
-
-
-def _read(answer: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """The beginning of the body. A longer or slower one is cut off with its connection; the status has been told."""
-    body = bytearray()
-    while len(body) < MAX_ANSWER_BYTES and time.monotonic() < deadline:
-        part = answer.read1(MAX_ANSWER_BYTES - len(body), decode_content=False)
-        if not part:
-            answer.release_conn()
-            return bytes(body)
-        body += part
-    answer.close()
-    return bytes(body)
 
 
 def _rejected(url: str, content_type: str, body: bytes) -> int:

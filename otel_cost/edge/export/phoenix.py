@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import SecretStr  # read by pydantic at run time  # noqa: TC002
 
-from otel_cost.core.enrich.keyvalue import TAGS, double_field, int_field
+from otel_cost.core.enrich.keyvalue import TAGS, double_field, int_field, text_field
 from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.money import nano_to_float
+from otel_cost.core.model.vocabulary import Kind
 from otel_cost.edge.export import register
 from otel_cost.edge.export._contract import TRACES_ONLY, ExporterKind
 from otel_cost.edge.export._http import OtlpHttp, Url, signal_urls
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.effects import Outgoing
 
 _TAG: Final = TAGS[Signal.TRACES]
+_SPAN_KINDS: Final = {Kind.INFERENCE: "LLM", Kind.EMBEDDING: "EMBEDDING"}
 
 
 class Settings(Client):
@@ -45,7 +47,15 @@ def extra_attributes(outgoing: Outgoing) -> bytes:
     call = model_call(outgoing, b"llm.token_count.")
     if call is None:
         return b""
-    fields = b""
+    fields = b"".join(
+        text_field(_TAG, key, value)
+        for key, value in (
+            ("openinference.span.kind", _SPAN_KINDS[call.kind]),  # without it Phoenix knows no model call
+            ("llm.model_name", call.step.model),
+            ("llm.provider", call.step.provider),
+        )
+        if value and key.encode() not in outgoing.raw
+    )
     usage, parts = call.charge.usage, cost_parts(call)
     if usage is not None:
         counts = {

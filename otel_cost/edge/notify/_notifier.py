@@ -61,6 +61,7 @@ class _Channel:
     takes_groups: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     repeat_not_before_ns: int = 0
+    not_before_ns: int = 0  # the other side has asked to be left alone until then
     thread: threading.Thread | None = None
 
 
@@ -201,7 +202,7 @@ class Notifier(Collector):
     def _run(self, channel: _Channel) -> None:
         one_round = self._round_of_all if channel.contact is None else self._round_of_groups
         while not channel.stop.is_set():
-            if not one_round(channel):
+            if self._clock_ns() < channel.not_before_ns or not one_round(channel):
                 with self._outbox.put_event:
                     if not channel.stop.is_set():
                         self._outbox.put_event.wait(_LOOK_S)
@@ -314,6 +315,7 @@ class Notifier(Collector):
             wait_s *= random.uniform(0.5, 1.0)  # spreads retries  # noqa: S311
             if error.retry_after_s is not None:
                 wait_s = max(wait_s, min(error.retry_after_s, LAST_RETRY_S))
+                channel.not_before_ns = self._clock_ns() + int(wait_s * 1e9)
             due_ns = self._clock_ns() + int(wait_s * 1e9)
             for message in messages:
                 self._outbox.later(message, due_ns)

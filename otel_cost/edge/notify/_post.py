@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from otel_cost.edge.export._answers import MAX_ANSWER_BYTES, retry_after
+from otel_cost.edge.export._answers import read_beginning, retry_after
 from otel_cost.edge.notify._contract import Refused, Unavailable
 from otel_cost.edge.outbound import ForbiddenAddressError, guarded_pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_TIMEOUT: Final = urllib3.Timeout(connect=5.0, total=15.0)
+_CONNECT_S: Final = 5.0
+_TIMEOUT_S: Final = 15.0
 _TRY_LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 USER_AGENT: Final = "otel-cost"
 
@@ -26,13 +28,14 @@ class Poster:
         self._url = url
         self._pool = guarded_pool(num_pools=2, maxsize=1)
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> bytes:
-        """The beginning of the answer. Redirects are not followed: what is posted may hold a key.
+    def post(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Redirects are not followed: what is posted may hold a key.
 
         Raises:
             Unavailable: no answer, too many, or the other side is not well.
             Refused: any other answer than 2xx.
         """
+        begun = time.monotonic()
         try:
             answer = self._pool.urlopen(
                 "POST",
@@ -41,17 +44,16 @@ class Poster:
                 headers={"content-type": "application/json", "user-agent": USER_AGENT, **headers},
                 redirect=False,
                 retries=False,
-                timeout=_TIMEOUT,
+                timeout=urllib3.Timeout(connect=_CONNECT_S, total=_TIMEOUT_S),
                 preload_content=False,
             )
-            told = answer.read(MAX_ANSWER_BYTES, decode_content=True)
-            answer.release_conn()
+            read_beginning(answer, begun + _TIMEOUT_S)
         except ForbiddenAddressError as error:
             raise Refused(str(error), "forbidden_address") from None
         except (HTTPError, OSError) as error:
             raise Unavailable(f"no answer: {type(error).__name__}", "connection") from None
         if 200 <= answer.status < 300:
-            return told
+            return
         reason = f"http_{answer.status}"
         if answer.status in _TRY_LATER:
             wait_s = retry_after(answer.headers.get("retry-after"))

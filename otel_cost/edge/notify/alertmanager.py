@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.core.rules.kinds.contacts import Alertmanager as Settings
 from otel_cost.edge.notify import register
-from otel_cost.edge.notify._contract import SinkKind, Unavailable
+from otel_cost.edge.notify._contract import Refused, SinkKind, Unavailable
 from otel_cost.edge.notify._post import Poster
 from otel_cost.edge.notify._words import facts, link
 
@@ -30,25 +31,26 @@ class AlertmanagerSink:
 
     def send(self, message: Mapping[str, Any]) -> None:
         """As `Sink.send`."""
-        body = json.dumps([alert_of(message, self._resolve_after_ns)]).encode()
-        away: Unavailable | None = None
-        took = 0
+        body = json.dumps([alert_of(message, time.time_ns() + self._resolve_after_ns)]).encode()
+        failures: list[Unavailable | Refused] = []
         for poster in self._posters:
             try:
                 poster.post(body, self._headers)
-                took += 1
-            except Unavailable as error:
-                away = error
-        if away is not None and not took:
-            raise away
+            except (Unavailable, Refused) as error:
+                failures.append(error)
+        if len(failures) == len(self._posters):
+            raise next((one for one in failures if isinstance(one, Unavailable)), failures[0])
 
     def close(self) -> None:
         for poster in self._posters:
             poster.close()
 
 
-def alert_of(alert: Mapping[str, Any], resolve_after_ns: int) -> dict[str, Any]:
-    """An alert in API v2's words. Labels say which it is and stay the same from its start to its end."""
+def alert_of(alert: Mapping[str, Any], until_ns: int) -> dict[str, Any]:
+    """An alert in API v2's words. Labels say which it is and stay the same from its start to its end.
+
+    `until_ns`: when it is over unless it is told again.
+    """
     evidence = alert.get("evidence") or {}
     at_ns = int(alert["at_unix_nano"])
     labels = {
@@ -63,7 +65,7 @@ def alert_of(alert: Mapping[str, Any], resolve_after_ns: int) -> dict[str, Any]:
     told: dict[str, Any] = {
         "labels": labels,
         "annotations": {"summary": alert["summary"], **{name.replace(" ", "_"): value for name, value in facts(alert)}},
-        "endsAt": rfc3339(at_ns + (resolve_after_ns if alert["state"] == "firing" else 0)),
+        "endsAt": rfc3339(max(at_ns, until_ns) if alert["state"] == "firing" else at_ns),
     }
     if alert["state"] == "firing":
         told["startsAt"] = rfc3339(at_ns)

@@ -8,6 +8,8 @@ from email.message import EmailMessage
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from otel_cost.core.rules.kinds.contacts import Email as Settings
 from otel_cost.edge.notify import register
 from otel_cost.edge.notify._contract import Refused, SinkKind, Unavailable
@@ -16,6 +18,7 @@ from otel_cost.edge.notify._words import plain_text, title
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_log = structlog.get_logger(__name__)
 _TIMEOUT_S: Final = 15.0
 _TRY_LATER: Final = range(400, 500)
 
@@ -35,7 +38,9 @@ class EmailSink:
                 if self._settings.username is not None:
                     password = self._settings.password
                     smtp.login(self._settings.username, "" if password is None else password.get_secret_value())
-                smtp.send_message(mail_of(message, self._settings))
+                refused = smtp.send_message(mail_of(message, self._settings))
+            if refused:
+                _log.warning("a mail was not taken for some of its recipients", recipients=len(refused))
         except smtplib.SMTPResponseException as error:
             reason = f"smtp_{error.smtp_code}"
             if error.smtp_code in _TRY_LATER:

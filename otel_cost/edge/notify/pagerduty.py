@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _SEVERITIES: Final = {"notice": "info", "warning": "warning", "critical": "critical"}
 _SUMMARY_CHARS: Final = 1024
+_KEY_CHARS: Final = 255
+_MOST_BYTES: Final = 512_000
 
 
 class PagerDutySink:
@@ -28,7 +31,12 @@ class PagerDutySink:
 
     def send(self, message: Mapping[str, Any]) -> None:
         """As `Sink.send`."""
-        self._poster.post(json.dumps({"routing_key": self._routing_key, **event_of(message)}).encode(), {})
+        event = {"routing_key": self._routing_key, **event_of(message)}
+        body = json.dumps(event).encode()
+        if len(body) > _MOST_BYTES:  # evidence of a run with very many parts: the page has it
+            event["payload"]["custom_details"] = {"run": message["run_id"], "wasted_usd": message["wasted_usd"]}
+            body = json.dumps(event).encode()
+        self._poster.post(body, {})
 
     def close(self) -> None:
         self._poster.close()
@@ -38,7 +46,7 @@ def event_of(alert: Mapping[str, Any]) -> dict[str, Any]:
     """An alert as PagerDuty's event, without the key that says whose it is."""
     event: dict[str, Any] = {
         "event_action": "trigger" if alert["state"] == "firing" else "resolve",
-        "dedup_key": f"otel-cost/{alert['tenant']}/{alert['fingerprint']}"[:255],
+        "dedup_key": _key(f"otel-cost/{alert['tenant']}/{alert['fingerprint']}"),
         "client": "otel-cost",
     }
     url = link(alert)
@@ -56,6 +64,13 @@ def event_of(alert: Mapping[str, Any]) -> dict[str, Any]:
         "custom_details": {**evidence, "run": alert["run_id"], "wasted_usd": alert["wasted_usd"]},
     }
     return event
+
+
+def _key(text: str) -> str:
+    """The same for the same alert and for no other, as short as PagerDuty wants it."""
+    return (
+        text if len(text) <= _KEY_CHARS else f"otel-cost/{hashlib.blake2b(text.encode(), digest_size=24).hexdigest()}"
+    )
 
 
 register(SinkKind(name="pagerduty", settings=Settings, build=PagerDutySink))

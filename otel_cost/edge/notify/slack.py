@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HEADER_CHARS: Final = 150
 _SECTION_CHARS: Final = 3000
 _FIELD_CHARS: Final = 2000
+_TEXT_CHARS: Final = 40_000
 _FIELDS: Final = 10
 _MOST_ALERTS: Final = 15  # three blocks each, fifty in all
 _SIGNS: Final = {"notice": "ℹ️", "warning": "⚠️", "critical": "🛑"}
@@ -58,7 +59,7 @@ def slack_message(message: Mapping[str, Any]) -> dict[str, Any]:
     if len(alerts) > _MOST_ALERTS:
         more = f"and {len(alerts) - _MOST_ALERTS} more"
         blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": more}]})
-    return {"text": _safe(head), "blocks": blocks}
+    return {"text": _cut(_safe(head), _TEXT_CHARS), "blocks": blocks}
 
 
 def _safe(text: object) -> str:

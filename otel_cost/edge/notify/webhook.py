@@ -5,19 +5,23 @@ from __future__ import annotations
 import binascii
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from standardwebhooks import Webhook
 
 from otel_cost.core.rules.kinds.contacts import Webhook as Settings
 from otel_cost.edge.notify import register
-from otel_cost.edge.notify._contract import SinkKind
+from otel_cost.edge.notify._contract import Refused, SinkKind, Unavailable
 from otel_cost.edge.notify._post import Poster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic import SecretStr
+
+
+# 410 says that nobody listens any more; the same bytes never become smaller.
+_NEVER: Final = frozenset({"http_410", "http_413", "forbidden_address"})
 
 
 class WebhookSink:
@@ -36,7 +40,13 @@ class WebhookSink:
         headers = {"webhook-id": message_id, "webhook-timestamp": str(int(now.timestamp()))}
         if self._signers:
             headers["webhook-signature"] = " ".join(one.sign(message_id, now, body) for one in self._signers)
-        self._poster.post(body.encode(), headers)
+        try:
+            self._poster.post(body.encode(), headers)
+        except Refused as error:
+            if error.reason in _NEVER:
+                raise
+            # As the specification has it: a receiver that is being set up or moved gets its messages later.
+            raise Unavailable(str(error), error.reason) from None
 
     def close(self) -> None:
         self._poster.close()

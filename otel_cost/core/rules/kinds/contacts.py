@@ -60,7 +60,8 @@ class Alertmanager(Strict):
 
     urls: Annotated[tuple[_Url, ...], Field(min_length=1)]  # without /api/v2/alerts
     bearer_token: SecretStr | None = None
-    resolve_after: Duration = 2 * _HOUR_NS  # it ends there unless it is told again
+    # It ends there unless it is told again, which we do in half of that time, whatever `repeat` says.
+    resolve_after: Annotated[Duration, Field(ge=120 * _SECOND_NS)] = 2 * _HOUR_NS
 
 
 class GitHub(Strict):
@@ -155,6 +156,7 @@ class Contact:
 
 def _build(model: ContactModel, _site: Site) -> Contact:
     (way,) = model.ways
+    upkeep = None if model.alertmanager is None else model.alertmanager.resolve_after // 2
     return Contact(
         model.name,
         way,
@@ -162,7 +164,7 @@ def _build(model: ContactModel, _site: Site) -> Contact:
         model.group_by,
         model.group_wait,
         model.group_interval,
-        model.repeat,
+        model.repeat if upkeep is None else upkeep,
         model.send_resolved,
     )
 
