@@ -48,7 +48,7 @@ from otel_cost.edge.kept_backtests import FOLDER as BACKTESTS
 from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
 from otel_cost.edge.kept_hooks import Place, hook_record, in_order
 from otel_cost.edge.ledger import LedgerUnavailableError
-from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.ledger.opening import open_ledger
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes
 from otel_cost.edge.notify import build_sink, build_telling
@@ -67,7 +67,7 @@ from otel_cost.edge.rule_keeper import RuleKeeper
 from otel_cost.edge.secrets import build_redactor
 from otel_cost.edge.senders import KeptSenders
 from otel_cost.edge.serve.api import ApiServer
-from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal
+from otel_cost.edge.telemetry import ReceiverMetrics, watch_journal, watch_ledger
 from otel_cost.edge.tls import Certificates
 from otel_cost.edge.upkeep import back_up, keep_house
 from otel_cost.errors import whereabouts
@@ -131,7 +131,7 @@ class Service:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._cursors_file = data / "cursors.json"
         self._standing_file = data / "standing.bin"
-        self.ledger = DuckDbLedger(data / "ledger.duckdb")
+        self.ledger = open_ledger(config.ledger, data)
         # Kafka keeps the records: positions are this process's own, above all that earlier ones have used.
         self._partitions = None if config.kafka is None else Partitions(now_ns())
         self._moved = threading.Event()  # the ledger says that a partition of ours is another worker's
@@ -207,6 +207,7 @@ class Service:
             knows_certificates=bool(config.auth.certificates),
         )
         watch_journal(self.registry, self.journal)
+        watch_ledger(self.registry, lambda: self._ledger_problem)
         self.registry.register(DestinationMetrics(self.destinations.values))
         self._receivers: list[GrpcReceiver | HttpReceiver] = []
         self._stages: list[Sorter | StepReader] = []

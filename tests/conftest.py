@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from postgres import Server
 
 # CI decides over one change, so it must see the same examples twice; new ones are found by everybody else.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -25,3 +31,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared test data: set OTEL_COST_SHARED to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server; `url()` is a new database in it."""
+    from postgres import running
+
+    with running() as server:
+        yield server

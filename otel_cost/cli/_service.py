@@ -14,10 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pydantic import SecretStr
+
 
 def data_folder(config: Sequence[Path] | None, data_dir: Path | None) -> Path:
     """Where the service keeps its data."""
     return data_dir.expanduser().absolute() if data_dir is not None else load_config(config or []).data_dir
+
+
+def place_of(config: Sequence[Path] | None, data_dir: Path | None) -> tuple[Path, SecretStr | None]:
+    """Where the service keeps its data, and the database that its ledger is, if it is one."""
+    loaded = load_config(config or [])
+    return loaded.data_dir if data_dir is None else data_dir.expanduser().absolute(), loaded.ledger
 
 
 def ask_service(folder: Path, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:

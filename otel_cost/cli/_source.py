@@ -1,4 +1,4 @@
-"""Source: where a reading command gets its answers: the service that runs on the data dir, else the ledger's file."""
+"""Source: where a reading command gets its answers: the service that runs on the data dir, else its ledger."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 import urllib3
 
-from otel_cost.cli._service import data_folder
-from otel_cost.edge.ledger import FILE
+from otel_cost.cli._service import place_of
 from otel_cost.edge.serve import discovery
 from otel_cost.edge.serve.when import instant_ns
 from otel_cost.errors import UsageError
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from otel_cost.edge.ledger.duckdb import DuckDbLedger
+    from otel_cost.edge.ledger import Ledger
 
 Row = dict[str, Any]
 
@@ -47,25 +46,20 @@ class Source(Protocol):
 
 
 def open_source(config: Sequence[Path] | None, data_dir: Path | None) -> Source:
-    """The running service's API, else the file, read-only.
+    """The running service's API, else the ledger, read-only.
 
     Raises:
         UsageError: neither is there, or the file is in use by something that does not answer.
     """
-    folder = data_folder(config, data_dir)
+    folder, database = place_of(config, data_dir)
     url = discovery.find(folder)
     if url is not None:
         api = _Api(url, discovery.local_key(folder))
         if api.answers():
             return api
-    if not (folder / FILE).exists():
-        raise UsageError(
-            f"nothing has been recorded in {folder}\n"
-            "    start `otel-cost serve`, or name its folder with --data-dir or its config with -c"
-        )
-    from otel_cost.edge.ledger.duckdb import DuckDbLedger  # not needed where the API answers
+    from otel_cost.edge.ledger.opening import read_ledger  # not needed where the API answers
 
-    return _File(DuckDbLedger(folder / FILE, read_only=True))
+    return _Stored(read_ledger(database, folder))
 
 
 class _Api:
@@ -137,8 +131,8 @@ class _Api:
         return body
 
 
-class _File:
-    def __init__(self, ledger: DuckDbLedger) -> None:
+class _Stored:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def report(self, by: Sequence[str], since: str | None, until: str | None) -> list[Row]:

@@ -6,9 +6,12 @@ import getpass
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 
 def allow(
@@ -26,7 +29,7 @@ def allow(
 
     A budget is relaxed for the group of the alert, a loop or an escalation rule is lifted for its run.
     """
-    from otel_cost.cli._service import ask_service, data_folder
+    from otel_cost.cli._service import ask_service, place_of
     from otel_cost.edge.allow import FOLDER, exception_of, find_alert, read_wish, write_exception
     from otel_cost.edge.serve import discovery
     from otel_cost.errors import UsageError
@@ -34,12 +37,12 @@ def allow(
     said: dict[str, Any] = {"alert": alert, "for": for_, "reason": reason, "owner": owner or _me(), "usd": usd}
     wanted = {key: value for key, value in said.items() if value is not None}
     wish = read_wish(wanted)
-    folder = data_folder(config, data_dir)
+    folder, database = place_of(config, data_dir)
     service = discovery.find(folder)
     if service is not None and out is None:
         done = ask_service(folder, "POST", "/v1/exceptions", wanted)
     else:
-        found = find_alert(wish, _alerts(folder, service))
+        found = find_alert(wish, _alerts(folder, database, service))
         made = exception_of(wish, found, None, time.time_ns())
         target = out if out is not None else folder / FOLDER
         if out is not None and out.suffix:
@@ -58,19 +61,14 @@ def allow(
     print(f"written to {done['file']}")
 
 
-def _alerts(folder: Path, service: str | None) -> list[dict[str, Any]]:
+def _alerts(folder: Path, database: SecretStr | None, service: str | None) -> list[dict[str, Any]]:
     from otel_cost.cli._service import ask_service
-    from otel_cost.edge.ledger import FILE
-    from otel_cost.errors import UsageError
+    from otel_cost.edge.ledger.opening import read_ledger
 
     if service is not None:
         alerts: list[dict[str, Any]] = ask_service(folder, "GET", "/v1/alerts?limit=1000")["alerts"]
         return alerts
-    if not (folder / FILE).exists():
-        raise UsageError(f"nothing has been recorded in {folder}\n    name the service's folder with --data-dir")
-    from otel_cost.edge.ledger.duckdb import DuckDbLedger
-
-    ledger = DuckDbLedger(folder / FILE, read_only=True)
+    ledger = read_ledger(database, folder)
     try:
         return ledger.alerts(10_000)
     finally:

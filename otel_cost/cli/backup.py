@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from otel_cost.cli._service import ask_service, data_folder
+from otel_cost.cli._service import ask_service, place_of
 
 
 def backup(
@@ -16,20 +16,16 @@ def backup(
     data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data")] = None,
 ) -> None:
     """Copy a data directory while it is in use: the ledger and the journal of one moment."""
-    from otel_cost.edge.ledger import FILE
+    from otel_cost.edge.ledger.opening import need_records, open_ledger
     from otel_cost.edge.serve import discovery
-    from otel_cost.errors import UsageError
+    from otel_cost.edge.upkeep import back_up
 
-    folder, whole = data_folder(config, data_dir), target.expanduser().absolute()
+    (folder, database), whole = place_of(config, data_dir), target.expanduser().absolute()
     if discovery.find(folder) is not None:
         size = int(ask_service(folder, "POST", "/v1/backup", {"path": str(whole)})["bytes"])
     else:
-        if not (folder / FILE).exists():
-            raise UsageError(f"nothing has been recorded in {folder}")
-        from otel_cost.edge.ledger.duckdb import DuckDbLedger
-        from otel_cost.edge.upkeep import back_up
-
-        ledger = DuckDbLedger(folder / FILE)
+        need_records(database, folder)
+        ledger = open_ledger(database, folder)
         try:
             size = back_up(ledger, folder, whole)
         finally:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from otel_cost.cli._service import ask_service, data_folder
+from otel_cost.cli._service import ask_service, place_of
 from otel_cost.errors import UsageError
 
 
@@ -26,23 +26,21 @@ def forget(
 
     Runs that are still open are not touched: they are deleted when they have closed and this is said again.
     """
-    from otel_cost.edge.ledger import FILE, Selection
+    from otel_cost.edge.ledger import Selection
+    from otel_cost.edge.ledger.opening import need_records, open_ledger
     from otel_cost.edge.serve import discovery
     from otel_cost.edge.serve.when import instant_ns
 
     if not (run or user or tenant or before):
         raise UsageError("say what goes: --run, --user, --tenant or --before")
-    folder = data_folder(config, data_dir)
+    folder, database = place_of(config, data_dir)
     if discovery.find(folder) is not None:
         given = {"run_id": run, "user": user, "tenant": tenant, "before": before}
         told = ask_service(folder, "POST", "/v1/forget", {key: value for key, value in given.items() if value})
         count = int(told["runs"])
     else:
-        if not (folder / FILE).exists():
-            raise UsageError(f"nothing has been recorded in {folder}")
-        from otel_cost.edge.ledger.duckdb import DuckDbLedger
-
-        ledger = DuckDbLedger(folder / FILE)
+        need_records(database, folder)
+        ledger = open_ledger(database, folder)
         try:
             before_ns = None if before is None else instant_ns(before, time.time_ns())
             count = ledger.forget(Selection(tenant, run, user, before_ns))

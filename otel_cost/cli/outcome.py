@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from otel_cost.cli._service import ask_service, data_folder
+from otel_cost.cli._service import ask_service, place_of
 from otel_cost.cli._source import open_source, printable
 from otel_cost.core.model.event import DEFAULT_TENANT
-from otel_cost.edge.ledger import FILE, Batch
+from otel_cost.edge.ledger import Batch
+from otel_cost.edge.ledger.opening import need_records, open_ledger
 from otel_cost.edge.serve import discovery
 from otel_cost.edge.serve.outcomes import first_mistake, read_told
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from otel_cost.core.model.outcome import Outcome
 
 app = typer.Typer(no_args_is_help=True, help="What became of the work of runs: told by hand or by a script.")
@@ -73,11 +76,11 @@ def add(
         (outcome,) = read_told(told, DEFAULT_TENANT, time.time_ns())
     except ValidationError as error:
         raise UsageError(first_mistake(error)) from error
-    folder = data_folder(config, data_dir)
+    folder, database = place_of(config, data_dir)
     if discovery.find(folder) is not None:
         ask_service(folder, "POST", "/v1/outcomes", told)
     else:
-        _write(folder, outcome)
+        _write(folder, database, outcome)
     if as_json:
         print(json.dumps({"id": outcome.id, "name": outcome.name, "value": outcome.value, "keys": list(outcome.keys)}))
     else:
@@ -114,15 +117,9 @@ def list_(
     console().print(table)
 
 
-def _write(folder: Path, outcome: Outcome) -> None:
-    if not (folder / FILE).exists():
-        raise UsageError(
-            f"nothing has been recorded in {folder}\n"
-            "    start `otel-cost serve`, or name its folder with --data-dir or its config with -c"
-        )
-    from otel_cost.edge.ledger.duckdb import DuckDbLedger  # not needed where the API answers
-
-    ledger = DuckDbLedger(folder / FILE)
+def _write(folder: Path, database: SecretStr | None, outcome: Outcome) -> None:
+    need_records(database, folder)
+    ledger = open_ledger(database, folder)
     try:
         ledger.commit(Batch(outcomes={(outcome.tenant, outcome.id): outcome}), 0)
     finally:

@@ -18,8 +18,8 @@ from otel_cost.core.model.vocabulary import MODEL_KINDS
 from otel_cost.core.reprice import reprice as repriced
 from otel_cost.edge.config import load_config
 from otel_cost.edge.files import load_price_book
-from otel_cost.edge.ledger import FILE, Batch
-from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.ledger import Batch
+from otel_cost.edge.ledger.opening import need_records, open_ledger, read_ledger
 from otel_cost.edge.serve import discovery
 from otel_cost.edge.serve.when import instant_ns
 from otel_cost.errors import UsageError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.call import Call
     from otel_cost.core.price import PriceBook
     from otel_cost.core.reprice import Repriced
+    from otel_cost.edge.ledger import Ledger
 
 _BATCH: Final = 20_000  # about as many rows go into one transaction
 
@@ -58,15 +59,11 @@ def reprice(
     url = discovery.find(folder)
     if url is not None:
         raise UsageError(f"a service runs on {folder} ({url}): stop it, re-price, start it again")
-    if not (folder / FILE).exists():
-        raise UsageError(
-            f"nothing has been recorded in {folder}\n"
-            "    name the service's folder with --data-dir or its config with -c"
-        )
+    need_records(loaded.ledger, folder)
     now = time.time_ns()
     book = load_price_book([*loaded.prices, *(prices or ())])
     order = _Order(book, _ns(since, now), _ns(until, now), model, why.strip(), who or getpass.getuser(), now)
-    ledger = DuckDbLedger(folder / FILE, read_only=not apply)
+    ledger = (open_ledger if apply else read_ledger)(loaded.ledger, folder)
     try:
         totals = _go_through(ledger, order, write=apply)
     finally:
@@ -168,7 +165,7 @@ class _Totals:
         ]
 
 
-def _go_through(ledger: DuckDbLedger, order: _Order, *, write: bool) -> _Totals:
+def _go_through(ledger: Ledger, order: _Order, *, write: bool) -> _Totals:
     """Every closed run once; changed ones are committed in batches, each with its corrections or not at all."""
     totals, batch, cursor = _Totals(), Batch(), ledger.cursor()
     for tenant, run_id, frozen in ledger.closed_runs(order.since_ns, order.until_ns):

@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -69,11 +70,25 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _check_ledger(written: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(written.get_secret_value())
+        good = parts.scheme in {"postgresql", "postgres"} and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(
+            "a ledger is written `postgresql://user@host:5432/database`\nwithout `ledger` it is a file in `data_dir`"
+        )
+    return written
+
+
 def _check_endpoint(endpoint: str) -> str:
     split_endpoint(endpoint)
     return endpoint
 
 
+LedgerUrl = Annotated[SecretStr, AfterValidator(_check_ledger)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 
 
@@ -247,6 +262,7 @@ class Config(_Part):
     data_dir: Path = Field(default_factory=_state_home)
     rules: tuple[str, ...] = ALL_RULES
     prices: tuple[Path, ...] = ()
+    ledger: LedgerUrl | None = None  # a database that services share; None: a file in `data_dir`
     journal: Journal = Journal()
     engine: EngineConfig = EngineConfig()
     outcomes: Outcomes = Outcomes()
@@ -285,6 +301,7 @@ class Config(_Part):
     def shown(self) -> dict[str, Any]:
         """The effective config as plain values, secrets replaced."""
         plain = self.model_dump(mode="json")
+        plain["ledger"] = None if self.ledger is None else _hide_password(self.ledger.get_secret_value())
         for section in ("receivers", "exporters"):
             components: dict[str, BaseModel] = getattr(self, section)
             plain[section] = {name: settings.model_dump(mode="json") for name, settings in components.items()}
@@ -295,6 +312,11 @@ class Config(_Part):
         }
         hidden: dict[str, Any] = _hide_userinfo(plain)
         return hidden
+
+
+def _hide_password(url: str) -> str:
+    """A database's URL may have its secrets among its parameters, too."""
+    return re.sub(r"([?&][^=&]*pass[^=&]*=)[^&]*", r"\1**********", url)
 
 
 def _hide_userinfo(value: Any) -> Any:  # noqa: ANN401  # any plain value
@@ -353,6 +375,10 @@ def check_config(document: Document) -> Config:
     if config is not None:
         config = config.model_copy(update=changed)
         problems += _open_doors(document, config)
+        if config.ledger is not None and config.retention.max_bytes is not None:
+            path = ("retention", "max_bytes")
+            what = "a database does not shrink when rows go, so its size says nothing of how many are left"
+            problems.append(document.problem(path, what, "set `max_age`"))
     rules = _entries(document, "rules", problems)
     prices = _entries(document, "prices", problems)
     if problems or config is None:

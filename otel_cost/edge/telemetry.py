@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from otel_cost.core.model.effects import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from otel_cost.core.decode.otlp import Rejected
     from otel_cost.core.decode.otlp_json import JsonNotes
@@ -112,3 +112,10 @@ def watch_journal(registry: CollectorRegistry, journal: Journal) -> None:
         ("writable", "1 if records can be appended", lambda: journal.problem is None),
     ):
         Gauge(f"otel_cost_journal_{name}", help_text, registry=registry).set_function(read)
+
+
+def watch_ledger(registry: CollectorRegistry, problem: Callable[[], str | None]) -> None:
+    """A gauge over a ledger; `problem`: why it takes no rows now."""
+    Gauge("otel_cost_ledger_writable", "1 if the ledger takes rows", registry=registry).set_function(
+        lambda: problem() is None
+    )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from otel_cost.edge.config import Retention
-    from otel_cost.edge.ledger.duckdb import DuckDbLedger
+    from otel_cost.edge.ledger import Ledger
 
 EVERY_S: Final = 600.0
 _SHARE: Final = 0.05  # of the runs, the oldest, at a time, while the ledger is too large
@@ -34,7 +34,7 @@ _COMPLETE: Final = "backup-complete"
 _log = structlog.get_logger(__name__)
 
 
-def keep_house(ledger: DuckDbLedger, data_dir: Path, retention: Retention, stop: Event) -> None:
+def keep_house(ledger: Ledger, data_dir: Path, retention: Retention, stop: Event) -> None:
     """Do what `retention` says, now and every ten minutes, until told to stop."""
     while True:
         try:
@@ -45,7 +45,7 @@ def keep_house(ledger: DuckDbLedger, data_dir: Path, retention: Retention, stop:
             return
 
 
-def clean(ledger: DuckDbLedger, data_dir: Path, retention: Retention, now_ns: int) -> int:
+def clean(ledger: Ledger, data_dir: Path, retention: Retention, now_ns: int) -> int:
     """Delete what is older or more than `retention` allows; the number of runs.
 
     Raises:
@@ -68,7 +68,7 @@ def clean(ledger: DuckDbLedger, data_dir: Path, retention: Retention, now_ns: in
     return gone
 
 
-def back_up(ledger: DuckDbLedger, data_dir: Path, target: Path) -> int:
+def back_up(ledger: Ledger, data_dir: Path, target: Path) -> int:
     """Copy a data directory that is in use to a new folder; its size in bytes.
 
     Raises:
@@ -105,6 +105,9 @@ def back_up(ledger: DuckDbLedger, data_dir: Path, target: Path) -> int:
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)
         raise UsageError(f"{target}: {error.strerror}") from error
+    except UsageError:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     os.sync()
     return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
 

@@ -258,3 +258,33 @@ def test_mistakes_in_security_are_told_where_they_are(tmp_path: Path, text: str,
     assert "config.yaml:1:" in said
     assert key in said
     assert "kkkk" not in said
+
+
+def test_a_shared_ledger_is_a_url_whose_secrets_are_never_shown(tmp_path: Path) -> None:
+    secret = "s3cr3t"
+    for url in (
+        f"postgresql://ours:{secret}@db.example:5432/costs?sslmode=require",
+        f"postgres://db.example/costs?user=ours&password={secret}&sslpassword={secret}",
+    ):
+        file = written(tmp_path, "ledger: ${env:LEDGER}")
+        config = load_config([file], environ={"LEDGER": url})
+        assert config.ledger is not None
+        assert config.ledger.get_secret_value() == url
+        shown = json.dumps(config.shown())
+        assert secret not in shown + repr(config) + str(config)
+        assert "db.example" in shown
+    assert load_config().ledger is None
+
+
+@pytest.mark.parametrize("url", ["mysql://u:s3cr3t@h/db", "ledger.duckdb", "postgresql://h:port/db", "42"])
+def test_a_ledger_that_is_no_database_is_refused_where_it_stands(tmp_path: Path, url: str) -> None:
+    said = refusal(written(tmp_path, f"api: {{endpoint: '127.0.0.1:0'}}\nledger: '{url}'"))
+    assert "config.yaml:2:9" in said
+    assert "postgresql://user@host:5432/database" in said
+    assert "s3cr3t" not in said
+
+
+def test_a_database_has_no_size_to_keep_to(tmp_path: Path) -> None:
+    said = refusal(written(tmp_path, "ledger: postgresql://h/db\nretention: {max_bytes: 10GiB}"))
+    assert "config.yaml:2:24" in said
+    assert "max_age" in said

@@ -2,7 +2,8 @@
 
 Rows and the journal cursor are committed in one transaction and every row has a
 key, so that replaying what was already written changes nothing. `Ledger` is the
-interface (`duckdb.py` implements it, one contract test holds for all), `Batch` is
+interface; `duckdb.py` (a file) and `postgres.py` (a database that services share)
+implement it, one contract test holds for both, `opening.py` chooses. `Batch` is
 what it is given, `writer.py` feeds it off the hot path.
 """
 
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from otel_cost.errors import OtelCostError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from otel_cost.core.budget import Spend
     from otel_cost.core.detect._pace import Taken
@@ -71,6 +73,9 @@ class LedgerUnavailableError(OtelCostError):
 
 class PartitionMovedError(OtelCostError):
     """Another worker reads a partition that this one took for its own. Nothing was written."""
+
+    def __init__(self, partition: Partition) -> None:
+        super().__init__(f"partition {partition.number} of {partition.topic} is read by another worker now")
 
 
 class UnknownDimensionError(UsageError):
@@ -135,7 +140,7 @@ class Batch:
 
 
 class Ledger(Protocol):
-    """Where charges are written down. One writer; reads from any thread. `tenant` None means all tenants."""
+    """Where charges are written down. One writer in a process; reads from any thread. `tenant` None: all tenants."""
 
     def commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS) -> None:
         """Write all of `batch`, the journal cursor and how far partitions are done with, or nothing.
@@ -153,7 +158,7 @@ class Ledger(Protocol):
         """
 
     def cursor(self) -> int:
-        """Journal position up to which everything is written; 0 in a new ledger."""
+        """Position in the journal of this data directory up to which everything is written; 0 in a new ledger."""
 
     def find_snapshot(self, tenant: str, key: str) -> bytes | None:
         """What wakes the closed run that a trace id (hex), `session:…` or call id belongs to."""
@@ -260,6 +265,26 @@ class Ledger(Protocol):
 
         Raises:
             UnknownDimensionError: `by` names something else.
+        """
+
+    def forget(self, selection: Selection) -> int:
+        """Delete closed runs with all that hangs on them; how many. What is still open is written anew when it closes.
+
+        Raises:
+            LedgerUnavailableError: not now; what was deleted so far stays deleted.
+        """
+
+    def forget_oldest(self, share: float) -> int:
+        """Delete a share of the closed runs, the oldest; how many."""
+
+    def used_bytes(self) -> int:
+        """What it takes on disk."""
+
+    def back_up(self, folder: Path, beside: Callable[[], None]) -> None:
+        """Copy it into a folder; `beside` copies what must be of the same moment: nothing is committed then.
+
+        Raises:
+            UsageError: it is to be backed up by other means; the text says which.
         """
 
     def close(self) -> None: ...

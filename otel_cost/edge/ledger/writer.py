@@ -89,8 +89,33 @@ class LedgerWriter:
             found = self._waiting.snapshot(tenant, key)
             if found is None and self._going is not None:
                 found = self._going.snapshot(tenant, key)
-        written = self._ledger.find_snapshot(tenant, key)
+        written = self._find_written(tenant, key)
         return found or written
+
+    def _find_written(self, tenant: str, key: str) -> bytes | None:
+        """Without the answer nothing can be said of the run: it is waited for, as long as the ledger is away.
+
+        Raises:
+            LedgerUnavailableError: closing, and it is still away.
+        """
+        tries = 0
+        while True:
+            try:
+                found = self._ledger.find_snapshot(tenant, key)
+            except LedgerUnavailableError as error:
+                self._failed(error)
+                if self._pause(tries):
+                    raise
+                tries += 1
+            else:
+                if tries:
+                    self._failed(None)
+                return found
+
+    def _pause(self, tries: int) -> bool:
+        """Wait before another try; True: there is to be none."""
+        with self._state:
+            return self._state.wait_for(lambda: self._closing, _RETRY_S[min(tries, len(_RETRY_S) - 1)])
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Write what waits now; False if it could not be written in time."""
@@ -149,10 +174,8 @@ class LedgerWriter:
                 self._ledger.commit(batch, cursor, offsets)
             except LedgerUnavailableError as error:
                 self._failed(error)
-                with self._state:
-                    self._state.wait_for(lambda: self._closing, _RETRY_S[min(tries, len(_RETRY_S) - 1)])
-                    if self._closing:
-                        return False
+                if self._pause(tries):
+                    return False
                 tries += 1
             else:
                 if tries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Flag, Kind, Reason
 from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, PartitionMovedError, UnknownDimensionError
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.ledger.postgres import PostgresLedger
 from otel_cost.edge.ledger.story import story_of
 from otel_cost.edge.partitions import Offset, Partition
 
@@ -23,13 +25,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from postgres import Server
+
 
 RUN = trace_of("t1").hex()
 
 
-@pytest.fixture(params=["duckdb in memory", "duckdb file"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    made = DuckDbLedger(tmp_path / "ledger.duckdb" if request.param.endswith("file") else None)
+@pytest.fixture(params=["duckdb in memory", "duckdb file", "postgres"])
+def new_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledger]:
+    """Makes empty ledgers of one kind."""
+    if request.param == "postgres":
+        server: Server = request.getfixturevalue("postgres")
+        return lambda: PostgresLedger(server.url(), "node-1")
+    files = (tmp_path / f"{number}.duckdb" for number in itertools.count())
+    return lambda: DuckDbLedger(next(files) if request.param.endswith("file") else None)
+
+
+@pytest.fixture
+def ledger(new_ledger: Callable[[], Ledger]) -> Iterator[Ledger]:
+    made = new_ledger()
     yield made
     made.close()
 
@@ -303,14 +317,19 @@ _spoken = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("new_ledger", ["duckdb in memory", "postgres"], indirect=True)
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(st.lists(st.lists(_spoken, max_size=6), max_size=6), st.data())
-def test_any_split_and_any_repetition_gives_the_same_report(steps, data) -> None:
+def test_any_split_and_any_repetition_gives_the_same_report(new_ledger, steps, data) -> None:
     effects = [written(*calls, run_id="r") for calls in steps]
     truth = {call.id: call for one in effects for _, _, call in one.calls}
     reports = []
     for repeat in (False, True):
-        ledger = DuckDbLedger()
+        ledger = new_ledger()
         try:
             for part in _parts(effects, data.draw):
                 ledger.commit(batch_of(*part), 1)

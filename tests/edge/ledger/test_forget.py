@@ -13,8 +13,10 @@ import pytest
 from otel_cost.core.model.effects import Effects
 from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.edge.config import Retention
-from otel_cost.edge.ledger import Batch, Selection
+from otel_cost.edge.ledger import Batch, Ledger, Selection
 from otel_cost.edge.ledger.duckdb import MIGRATIONS, DuckDbLedger
+from otel_cost.edge.ledger.postgres import PostgresLedger
+from otel_cost.edge.ledger.sql import SqlLedger
 from otel_cost.edge.upkeep import back_up, clean, restore
 from otel_cost.errors import UsageError
 
@@ -22,17 +24,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from postgres import Server
+
 DAY_S = 86_400
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[DuckDbLedger]:
-    opened = DuckDbLedger(tmp_path / "ledger.duckdb")
+@pytest.fixture(params=["duckdb", "postgres"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    if request.param == "postgres":
+        opened: Ledger = PostgresLedger(request.getfixturevalue("postgres").url(), "one")
+    else:
+        opened = DuckDbLedger(tmp_path / "ledger.duckdb")
     yield opened
     opened.close()
 
 
-def put(ledger: DuckDbLedger, name: str, user: str, day: int = 0, nano: int = 1_000_000_000) -> str:
+def put(ledger: Ledger, name: str, user: str, day: int = 0, nano: int = 1_000_000_000) -> str:
     """One closed run of one call with one alert; its id."""
     call = cases.a_call(name, trace=name, nano=nano, who={"user": user}, start_s=day * DAY_S, session=name)
     run = cases.a_run([call], who={"user": user})
@@ -48,16 +55,19 @@ def put(ledger: DuckDbLedger, name: str, user: str, day: int = 0, nano: int = 1_
     return run.summary.run_id
 
 
-def users(ledger: DuckDbLedger) -> dict[object, object]:
+def users(ledger: Ledger) -> dict[object, object]:
     return {row["user"]: row["cost_usd"] for row in ledger.report(["user"])}
 
 
-def everything(ledger: DuckDbLedger) -> str:
-    tables = [name for (name,) in ledger._rows("SELECT table_name FROM duckdb_tables()")]
+def everything(ledger: Ledger) -> str:
+    assert isinstance(ledger, SqlLedger)
+    asked = "SELECT table_name FROM information_schema.tables WHERE table_schema IN ('main', 'public')"
+    tables = [name for (name,) in ledger._rows(asked)]
+    assert "call_rows" in tables
     return "\n".join(str(ledger._rows(f"SELECT * FROM {table}")) for table in tables)
 
 
-def test_forgets_by_run_user_and_age(ledger: DuckDbLedger) -> None:
+def test_forgets_by_run_user_and_age(ledger: Ledger) -> None:
     first = put(ledger, "a", "dana")
     put(ledger, "b", "dana", day=3)
     put(ledger, "c", "kim", day=1)
@@ -90,7 +100,7 @@ def news(name: str, *keys: str) -> Outcome:
     )
 
 
-def test_news_of_forgotten_runs_goes_and_news_of_others_stays(ledger: DuckDbLedger) -> None:
+def test_news_of_forgotten_runs_goes_and_news_of_others_stays(ledger: Ledger) -> None:
     first, second = put(ledger, "a", "dana"), put(ledger, "b", "kim")
     joins = [("default", first, "branch:one"), ("default", first, "branch:both"), ("default", second, "branch:both")]
     told = [
@@ -112,7 +122,7 @@ def test_news_of_forgotten_runs_goes_and_news_of_others_stays(ledger: DuckDbLedg
     assert {row["name"] for row in ledger.news()} == {"nobodys"}
 
 
-def test_retention_by_age_and_size(ledger: DuckDbLedger, tmp_path: Path) -> None:
+def test_retention_by_age_and_size(ledger: Ledger, tmp_path: Path) -> None:
     old_letter = tmp_path / "dead-letters" / "x" / "old.pb"
     old_letter.parent.mkdir(parents=True)
     old_letter.write_bytes(b"x")
@@ -131,7 +141,8 @@ def test_retention_by_age_and_size(ledger: DuckDbLedger, tmp_path: Path) -> None
     assert ledger.report() == []
 
 
-def test_a_backup_is_laid_down_only_where_nothing_is(ledger: DuckDbLedger, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ledger", ["duckdb"], indirect=True)
+def test_a_backup_is_laid_down_only_where_nothing_is(ledger: Ledger, tmp_path: Path) -> None:
     put(ledger, "a", "dana")
     target = tmp_path / "backups" / "one"
     assert back_up(ledger, tmp_path / "data", target) > 0
@@ -170,3 +181,22 @@ def test_a_version_can_be_taken_back(tmp_path: Path) -> None:
     newer.close()
     with pytest.raises(UsageError, match="newer otel-cost"):
         DuckDbLedger(path)
+
+
+@pytest.mark.parametrize("ledger", ["postgres"], indirect=True)
+def test_a_database_is_backed_up_by_its_own_means(ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="pg_dump"):
+        back_up(ledger, tmp_path / "data", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_calls_that_come_while_others_are_forgotten_keep_what_they_say(postgres: Server) -> None:
+    """Two services: what one takes out because nothing speaks of it any more, the other may be about to speak of."""
+    url = postgres.url()
+    one, two = PostgresLedger(url, "one"), PostgresLedger(url, "two")
+    first = put(two, "a", "dana")
+    assert one.forget(Selection(run_id=first)) == 1
+    put(two, "b", "dana")  # as the call before in all that is kept once
+    assert users(one) == users(two) == {"dana": "1"}
+    for ledger in (one, two):
+        ledger.close()
