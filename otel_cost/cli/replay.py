@@ -13,7 +13,7 @@ from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import alert_json
 from otel_cost.edge.config import load_config
 from otel_cost.edge.engine import build_engine
-from otel_cost.edge.feeding import feed
+from otel_cost.edge.feeding import RejectedError, feed
 from otel_cost.edge.otlp_files import NotOtlpError, otlp_files, requests
 from otel_cost.errors import DecodeError
 from otel_cost.pipeline import Engine
@@ -29,19 +29,22 @@ def replay(
     engine = build_engine(load_config(config or []), rules=rules, tells_nobody=True)
     files, skipped = otlp_files(paths)
     printer = _Printer(as_json)
-    broken = 0
+    broken: set[Path] = set()
     position = now_ns = 0
     for file in files:
         try:
             for request in requests(file):
                 position += 1
-                now_ns = feed(engine, request, position, now_ns, _say)
+                try:
+                    now_ns = feed(engine, request, position, now_ns, _say)
+                except RejectedError:
+                    broken.add(file)
                 printer.print(engine)
         except NotOtlpError:
             skipped += 1
         except DecodeError as error:
             print(f"{file}: {error}" if str(file) not in str(error) else error, file=sys.stderr)
-            broken += 1
+            broken.add(file)
     if skipped:
         print(f"{skipped} files are no OTLP and were skipped", file=sys.stderr)
     engine.close(now_ns)

@@ -13,7 +13,7 @@ from otel_cost.core.model.run import ClosedRun, Later
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.vocabulary import Source
 from otel_cost.edge.engine import build_engine
-from otel_cost.edge.feeding import received
+from otel_cost.edge.feeding import RejectedError, received
 from otel_cost.edge.files import load_price_book
 from otel_cost.edge.otlp_files import NotOtlpError, otlp_files, requests
 from otel_cost.errors import DecodeError, UsageError
@@ -95,12 +95,17 @@ def over_files(
     """
     trials = [Trial(config, rules), Trial(config)]
     files, skipped = otlp_files(paths)
-    broken = position = now_ns = 0
+    broken: set[Path] = set()
+    position = now_ns = 0
     for file in watched(files):
         try:
             for request in requests(file):
                 position += 1
-                events, now_ns = received(request, now_ns, say)
+                try:
+                    events, now_ns = received(request, now_ns, say)
+                except RejectedError:
+                    broken.add(file)
+                    continue
                 for trial in trials:
                     trial.engine.advance(now_ns)
                     trial.engine.feed(request.signal, events, position, now_ns)
@@ -109,13 +114,13 @@ def over_files(
             skipped += 1
         except DecodeError as error:
             say(f"{file}: {error}" if str(file) not in str(error) else str(error))
-            broken += 1
+            broken.add(file)
     if skipped:
         say(f"{skipped} files are no OTLP and were skipped")
     for trial in trials:
         trial.engine.close(now_ns)
     _hand_out(trials, tell)
-    return compare(trials[0].witness, trials[1].witness), broken
+    return compare(trials[0].witness, trials[1].witness), len(broken)
 
 
 def over_ledger(

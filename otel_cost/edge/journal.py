@@ -115,11 +115,12 @@ class _Segment:
 class _Waiter:
     """One appender in line: the record, and a lock that opens when its fate is known."""
 
-    __slots__ = ("done", "error", "front", "posted", "record")
+    __slots__ = ("beyond_cap", "done", "error", "front", "posted", "record")
 
-    def __init__(self, record: Record, *, posted: bool = False) -> None:
+    def __init__(self, record: Record, *, posted: bool = False, beyond_cap: bool = False) -> None:
         self.record = record
         self.posted = posted  # nobody waits
+        self.beyond_cap = beyond_cap
         self.front = _front(record)
         self.error: Exception | None = None
         self.done = threading.Lock()
@@ -217,8 +218,10 @@ class Journal:
                 self._full = None
         return self._full
 
-    def append(self, record: Record, *, timeout_s: float | None = None) -> int:
+    def append(self, record: Record, *, timeout_s: float | None = None, beyond_cap: bool = False) -> int:
         """Write `record` and return its position once it is as durable as `fsync` says.
+
+        `beyond_cap`: also where `max_bytes` is reached, for what makes room or keeps what is there already.
 
         Raises:
             JournalFullError: no room; nothing was kept.
@@ -226,7 +229,7 @@ class Journal:
             TimeoutError: not durable after `timeout_s`; it may still become so.
             ValueError: kind, tenant or payload are too long for the format.
         """
-        waiter = _Waiter(record)
+        waiter = _Waiter(record, beyond_cap=beyond_cap)
         with self._gate:
             if self._closed:
                 raise JournalBrokenError("the journal is closed")
@@ -420,7 +423,7 @@ class Journal:
         for waiter in batch:
             packed = _pack(waiter.front, waiter.record.payload, segment.salt, offset)
             size = sum(map(len, packed))
-            if not self._fits(offset - segment.size + size):
+            if not waiter.beyond_cap and not self._fits(offset - segment.size + size):
                 waiter.error = self._refuse(f"the journal holds journal.max_bytes = {self._max_bytes}", size)
                 waiter.error.capped = True
                 continue

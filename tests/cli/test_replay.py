@@ -67,3 +67,21 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for word in ("Dearest runs", "conv-migrate-7", "unpriced", "at least", "Alerts", "same-error-3x"):
         assert word in shown
+
+
+def test_a_file_of_which_nothing_is_left_is_an_input_that_could_not_be_decoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (SAMPLES / "same-error-loop.jsonl").read_text().splitlines()[0]
+    bad = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "00" * 16, "spanId": "00" * 8}]}]}]})
+    file = tmp_path / "a.jsonl"
+    file.write_text(f"{bad}\n{good}\n")
+    code, lines, err = replay(capsys, file)
+    assert code == 1
+    assert "trace" in err
+    assert [line for line in lines if line["type"] == "run"]  # what follows it is read all the same
+    mixed = json.loads(good)
+    mixed["resourceSpans"][0]["scopeSpans"][0]["spans"].append({"traceId": "00" * 16, "spanId": "00" * 8})
+    file.write_text(json.dumps(mixed) + "\n")
+    code, lines, err = replay(capsys, file)
+    assert (code, "trace" in err) == (0, True)  # one record in many: said, no more

@@ -661,7 +661,11 @@ class Destination:
             if policy == "drop_newest" or self._spill is None:
                 self._book_drop(load.signal, SPILL_FULL, load.items)
                 return True
-            gone = self._spill.drop_oldest()
+            try:
+                gone = self._spill.drop_oldest()
+            except (JournalFullError, JournalBrokenError) as error:
+                self._spill_problem = str(error)
+                return False
             for one in gone:
                 self._book_drop(one.signal, SPILL_FULL, one.items)
         return bool(gone) and self._keep(load)

@@ -121,14 +121,23 @@ class Spill:
     def drop_oldest(self) -> list[Spilled]:
         """Give up the oldest stretch that frees room; what was in it and not under way.
 
-        What is under way goes on from memory, but is no longer on disk: a crash now would
-        drop it, which is what the policy says of the oldest.
+        What is under way (a few requests) is written down again behind all others before its
+        stretch goes, so that no crash forgets what was not told to be dropped.
+
+        Raises:
+            JournalFullError, JournalBrokenError: the disk has no room for that; nothing was given up.
         """
         bound = self._journal.start + SEGMENT_BYTES
+        if self._waiting:
+            bound = max(bound, self._waiting[0].position + 1)
+        for taken in sorted(self._taken, key=lambda one: one.position):
+            if taken.position < bound:
+                record = Record(taken.signal.value, "", taken.at_ns, _ITEMS.pack(taken.items) + taken.payload)
+                taken.position = self._journal.append(record, beyond_cap=True)
         gone: list[Spilled] = []
-        while self._waiting and (self._waiting[0].position < bound or not gone):
+        while self._waiting and self._waiting[0].position < bound:
             gone.append(self._waiting.popleft())
-        self._forget(self._waiting)
+        self._forget((*self._taken, *itertools.islice(self._waiting, 1)))
         return gone
 
     def close(self) -> None:

@@ -203,6 +203,28 @@ def test_a_full_spill_drops_by_its_policy_and_counts(
     assert (arrived[-1] == count + 99) if policy == "drop_oldest" else (arrived[0] == 0)
 
 
+def test_what_is_under_way_when_the_oldest_is_dropped_outlasts_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spill_module, "SEGMENT_BYTES", 1 << 20)
+    spill = SpillFile(tmp_path, 8 << 20)
+    for number in range(30):
+        spill.add(spill.write(Signal.TRACES, 1, bytes([number]) * 250_000, number))
+    under_way = [spill.take()[0] for _ in range(2)]
+    spill.done(under_way.pop(0))
+    dropped = {one.at_ns for one in spill.drop_oldest()}
+    assert len(dropped) >= 2
+    assert spill.size_bytes < 8 << 20
+    # As a crash leaves it: nothing more is said to it, and its lock goes with the process.
+    spill.close()
+    again = SpillFile(tmp_path, 8 << 20)
+    found = []
+    while (one := again.take()[0]) is not None:
+        found.append((one.at_ns, one.payload[0]))
+    assert sorted(found) == [(number, number) for number in range(1, 30) if number not in dropped]
+    again.close()
+
+
 def test_a_full_spill_that_refuses_loses_nothing(start: Callable[..., Destination]) -> None:
     backend = Fake()
     backend.away = True
