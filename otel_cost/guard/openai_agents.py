@@ -1,4 +1,4 @@
-"""OpenAI Agents SDK: an agent whose models and function tools ask first.
+"""OpenAI Agents SDK: an agent whose models and tools ask first.
 
     result = await Runner.run(guarded(agent), "…")
 
@@ -14,10 +14,21 @@ import inspect
 import logging
 import time
 import uuid
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from agents import FunctionTool, Handoff, ModelResponse, MultiProvider, RunConfig, Usage
+from agents import (
+    FunctionTool,
+    Handoff,
+    HostedMCPTool,
+    LocalShellTool,
+    ModelResponse,
+    MultiProvider,
+    RunConfig,
+    ShellTool,
+    Usage,
+)
 from agents.models.interface import Model
 from agents.tool import (
     default_tool_error_function,
@@ -38,6 +49,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("otel_cost.guard")
 _INPUT, _OUTPUT_SCHEMA = 1, 4  # places among the arguments of a model call
 _UNNAMED = "Agent workflow"  # what the SDK calls a workflow that nobody named
+_said_error: ContextVar[list[bool] | None] = ContextVar("otel_cost_mcp_error", default=None)
 
 
 def guarded(
@@ -48,7 +60,10 @@ def guarded(
     models: Mapping[str, Any] | Callable[[str], Any] | None = None,
     **who: str | None,
 ) -> Any:  # noqa: ANN401
-    """A copy of an agent, and of those that it hands over to, that asks before each model and function tool call.
+    """A copy of an agent, and of those that it hands over to, that asks before each model and tool call.
+
+    Tools of MCP servers and local shells are asked about like functions. What OpenAI runs inside a model call is
+    not: of a hosted MCP tool only the calls for which it wants approval.
 
     The run is the current one (`with guard.run(…)`), else it has the name of the SDK's own
     trace: its group id, or the trace's. Without tracing all runs of the copy are one.
@@ -74,10 +89,20 @@ class _Desk:
     def agent(self, agent: Any, known: dict[int, Any]) -> Any:  # noqa: ANN401
         if id(agent) in known:
             return known[id(agent)]  # agents hand over to each other
-        tools = [self.tool(tool) if isinstance(tool, FunctionTool) else tool for tool in agent.tools]
         # Settings that the SDK chose for the model's name go with it.
-        mine = agent.clone(model=_CostModel(agent.model, self), tools=tools, model_settings=agent.model_settings)
+        mine = agent.clone(
+            model=_CostModel(agent.model, self),
+            tools=[self.tool(tool) for tool in agent.tools],
+            mcp_servers=[_HeardServer(server) for server in agent.mcp_servers],
+            model_settings=agent.model_settings,
+        )
         known[id(agent)] = mine
+        listed = mine.get_mcp_tools
+
+        async def get_mcp_tools(context: Any) -> list[Any]:  # noqa: ANN401
+            return [self.tool(tool) for tool in await listed(context)]
+
+        mine.get_mcp_tools = get_mcp_tools
         mine.handoffs = [self._handoff(one, known) for one in agent.handoffs]
         return mine
 
@@ -94,6 +119,54 @@ class _Desk:
     # ---- tools ---------------------------------------------------------------
 
     def tool(self, tool: Any) -> Any:  # noqa: ANN401
+        """A tool that asks first; as it is where nothing of it runs here."""
+        if isinstance(tool, FunctionTool):
+            return self._function(tool)
+        if isinstance(tool, (LocalShellTool, ShellTool)) and tool.executor is not None:
+            return self._shell(tool)
+        if isinstance(tool, HostedMCPTool) and tool.on_approval_request is not None:
+            return self._hosted(tool)
+        return tool
+
+    def _shell(self, tool: Any) -> Any:  # noqa: ANN401
+        mine = copy.copy(tool)
+        execute = tool.executor
+
+        async def executor(request: Any) -> Any:  # noqa: ANN401
+            run, call = self.run(), request.data
+            commands = getattr(call.action, "commands", None) or getattr(call.action, "command", None)
+            about = {"tool": tool.name, "args": {"command": commands}, "call_id": call.call_id}
+            answer = await run.asettle(await run.abefore_tool(**about))
+            if answer.refused:
+                return answer.text
+            try:
+                result = execute(request)
+                result = await result if inspect.isawaitable(result) else result
+            except Exception as error:
+                await run.aafter_tool(**about, error=error)
+                raise
+            await run.aafter_tool(**about, **_shell_said(result))
+            return result
+
+        mine.executor = executor
+        return mine
+
+    def _hosted(self, tool: Any) -> Any:  # noqa: ANN401
+        mine = copy.copy(tool)
+        approve = tool.on_approval_request
+
+        async def on_approval_request(request: Any) -> Any:  # noqa: ANN401
+            run, call = self.run(), request.data
+            answer = await run.asettle(await run.abefore_tool(call.name, call.arguments, call_id=call.id))
+            if answer.refused:
+                return {"approve": False, "reason": answer.text}
+            approved = approve(request)
+            return await approved if inspect.isawaitable(approved) else approved
+
+        mine.on_approval_request = on_approval_request
+        return mine
+
+    def _function(self, tool: Any) -> Any:  # noqa: ANN401
         mine = copy.copy(tool)
         invoke = mine.on_invoke_tool
 
@@ -105,13 +178,18 @@ class _Desk:
                 return answer.text
             failed: list[Exception] = []
             _listen(mine, context, failed)
+            said_error: list[bool] = []
+            token = _said_error.set(said_error)
             try:
                 with run.inside(context.tool_name, context.tool_call_id):
                     result = await invoke(context, arguments)
             except Exception as error:
                 await run.aafter_tool(**about, error=error)
                 raise
-            await run.aafter_tool(**about, **({"error": failed[0]} if failed else {"result": result}))
+            finally:
+                _said_error.reset(token)
+            came_to = {"error": failed[0]} if failed else {"error" if said_error else "result": _plain(result)}
+            await run.aafter_tool(**about, **came_to)
             notes = run.take_notes() if isinstance(result, str) else None
             return f"{result}\n\n{notes}" if notes else result
 
@@ -141,6 +219,39 @@ class _Desk:
         except Exception as error:  # noqa: BLE001  # whatever a provider raises; the run goes on as it was
             _log.warning("cannot change the model to %s: %s", name, error)
             return None
+
+
+class _HeardServer:
+    """An MCP server, whoever connects it, of which one hears that a call has failed: the SDK keeps that to itself."""
+
+    def __init__(self, server: Any) -> None:  # noqa: ANN401
+        self._server = server
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._server, name)
+
+    async def call_tool(self, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        result = await self._server.call_tool(*args, **more)
+        heard = _said_error.get()
+        if heard is not None and (getattr(result, "is_error", None) or getattr(result, "isError", None)):
+            heard.append(True)
+        return result
+
+
+def _plain(result: Any) -> Any:  # noqa: ANN401
+    """What an MCP tool said, as text where it is text."""
+    if isinstance(result, dict) and result.get("type") == "text":
+        return result.get("text")
+    return result
+
+
+def _shell_said(result: Any) -> dict[str, Any]:  # noqa: ANN401  # a text, or a ShellResult
+    if isinstance(result, str):
+        return {"result": result}
+    outputs = getattr(result, "output", None) or ()
+    text = "\n".join(part for one in outputs for part in (one.stdout, one.stderr) if part)
+    failed = any(getattr(one.outcome, "exit_code", 0) for one in outputs)
+    return {"error" if failed else "result": text or str(result)}
 
 
 def _listen(tool: Any, context: Any, failed: list[Exception]) -> None:  # noqa: ANN401

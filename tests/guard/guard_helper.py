@@ -45,3 +45,13 @@ def framework(module: str) -> None:
     """Skip a whole file where a framework is missing."""
     if find_spec(module) is None:
         missing(module, "make integrations")
+
+
+ESCALATION = """
+version: 1
+escalation:
+  - name: strong-after-tests-fail
+    models: ["big-*"]
+    allow_if: {prior: {models: ["small-*"], failed: [tests_failed], count: 2}}
+    else: {do: [{downgrade: {to: small-model}}]}
+"""

@@ -15,6 +15,7 @@ from guard_helper import (
     DENY,
     DENY_TEXT,
     DOWNGRADE,
+    ESCALATION,
     STOP,
     STOP_TEXT,
     WARN,
@@ -296,3 +297,10 @@ def test_nobody_answers(serve: Serve, rules: str, ran: int) -> None:
     agent.run()
     assert real.ran == ran
     assert ("does not answer" in agent.messages[-1].content) == (ran == 1)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_strong_model_answers_only_after_two_named_failures_of_the_cheap_one(serve: Serve, way: str) -> None:
+    serve(ESCALATION)
+    agent = Agent().run(way)
+    assert [name for name, _ in agent.model.asked] == ["small-model"] * 2 + ["big-model"] * (MOST - 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from guard_helper import DELAY, DOWNGRADE, STOP, STOP_TEXT, WARN
+from guard_helper import DELAY, DOWNGRADE, ESCALATION, STOP, STOP_TEXT, WARN
 from running import until
 
 from needs import missing
@@ -135,6 +135,7 @@ def test_a_run_is_stopped_and_others_are_not_and_then_nobody_answers(
         (DOWNGRADE, ["I am big."] * 3 + ["I am small."] * 2, 0),
         (DELAY, ["I am big."] * 5, 0.6),
         (WARN, ["I am big."] * 5, 0),
+        (ESCALATION, ["I am small."] * 2 + ["I am big."] * 3, 0),
     ],
 )
 def test_a_run_is_slowed_down_downgraded_or_warned(

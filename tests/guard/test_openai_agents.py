@@ -5,16 +5,45 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from guard_helper import DELAY, DENY, DENY_TEXT, DOWNGRADE, STOP, STOP_TEXT, WARN, FailingTests, framework, repeated
+from guard_helper import (
+    DELAY,
+    DENY,
+    DENY_TEXT,
+    DOWNGRADE,
+    ESCALATION,
+    STOP,
+    STOP_TEXT,
+    WARN,
+    FailingTests,
+    framework,
+    repeated,
+)
 
 framework("agents")
 
-from agents import Agent, RunConfig, Runner, function_tool, handoff, set_trace_processors
+from agents import (
+    Agent,
+    HostedMCPTool,
+    RunConfig,
+    Runner,
+    ShellCallOutcome,
+    ShellCommandOutput,
+    ShellResult,
+    ShellTool,
+    function_tool,
+    handoff,
+    set_trace_processors,
+)
+from agents.mcp import MCPServer
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from agents.usage import Usage
+from mcp.types import CallToolResult, TextContent
+from mcp.types import Tool as MCPTool
+from openai.types.responses import ResponseFunctionShellToolCall
 from pydantic import BaseModel
 
 from otel_cost import guard
@@ -241,3 +270,102 @@ def test_nobody_answers(serve: Serve, rules: str, ran: int) -> None:
     output = agent.run()
     assert real.ran == ran
     assert ("does not answer" in output) == (ran == 1)
+
+
+class Board(MCPServer):
+    """An MCP server whose only tool fails the same way each time, as it says itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran = 0
+
+    @property
+    def name(self) -> str:
+        return "board"
+
+    async def connect(self) -> None: ...
+
+    async def cleanup(self) -> None: ...
+
+    async def list_tools(self, run_context: Any = None, agent: Any = None) -> list[Any]:
+        schema = {"type": "object", "properties": {"target": {"type": "string"}}}
+        return [MCPTool(name="run_tests", description="Run the tests.", input_schema=schema)]
+
+    async def call_tool(self, tool_name: str, arguments: Any, meta: Any = None) -> Any:
+        self.ran += 1
+        said = f"3 tests failed in 0.{self.ran}s at /tmp/run-{self.ran}/t.py line {self.ran}"
+        return CallToolResult(content=[TextContent(type="text", text=said)], is_error=True)
+
+    async def list_prompts(self) -> Any: ...
+
+    async def get_prompt(self, name: str, arguments: Any = None) -> Any: ...
+
+
+def test_tools_of_an_mcp_server_are_asked_about(serve: Serve) -> None:
+    serve(DENY)
+    board = Board()
+    agent = guarded(Agent(name="worker", model=stubborn(), mcp_servers=[board]))
+    result = asyncio.run(Runner.run(agent, "Go.", max_turns=20))
+    assert board.ran == 3
+    outputs = [str(item.output) for item in result.new_items if item.type == "tool_call_output_item"]
+    assert outputs[3:] == [DENY_TEXT] * (MOST - 3)
+
+
+def test_commands_of_a_local_shell_are_asked_about(serve: Serve) -> None:
+    serve(DENY)
+    ran: list[Any] = []
+
+    def shell(request: Any) -> ShellResult:
+        ran.append(request.data.action.commands)
+        outcome = ShellCallOutcome(type="exit", exit_code=2)
+        said = ShellCommandOutput(stdout="", stderr=f"make: *** error {len(ran)}", outcome=outcome)
+        return ShellResult(output=[said])
+
+    action = {"commands": ["make test"], "timeout_ms": None, "max_output_length": None}
+    call = {"type": "shell_call", "action": action, "status": "completed", "environment": None}
+    calls = [call | {"id": f"s{number}", "call_id": f"call_{next(IDS)}"} for number in range(MOST)]
+    steps = [ModelStep(output=[ResponseFunctionShellToolCall.model_validate(one)]) for one in calls]
+    model = ScriptedModel([*steps, ModelStep(output=[assistant_message("I give up.")])])
+    agent = guarded(Agent(name="worker", model=model, tools=[ShellTool(executor=shell)]))
+    result = asyncio.run(Runner.run(agent, "Go.", max_turns=20))
+    assert result.final_output == "I give up."
+    assert len(ran) == 3
+    assert str(model.calls[-1].input).count(DENY_TEXT) == MOST - 3
+
+
+def test_a_hosted_tool_that_wants_approval_is_asked_about(serve: Serve) -> None:
+    serve(DENY)
+    asked: list[str] = []
+
+    def approve(request: Any) -> dict[str, Any]:
+        asked.append(request.data.name)
+        return {"approve": True}
+
+    wants = {"type": "mcp", "server_label": "x", "server_url": "http://127.0.0.1:1", "require_approval": "always"}
+    tool = HostedMCPTool(tool_config=wants, on_approval_request=approve)
+    agent = guarded(Agent(name="worker", model=stubborn(), tools=[tool]))
+    with guard.run("hosted") as run:
+        for number in range(3):
+            run.after_tool("deploy", {"to": "prod"}, error=f"no such host {number}")
+
+        async def both() -> list[Any]:
+            calls = [
+                SimpleNamespace(name=name, arguments=arguments, id=f"mcpr_{name}")
+                for name, arguments in [("deploy", '{"to":"prod"}'), ("look", "{}")]
+            ]
+            requests = [SimpleNamespace(data=call) for call in calls]
+            return [await agent.tools[0].on_approval_request(request) for request in requests]
+
+        refused, approved = asyncio.run(both())
+    assert refused == {"approve": False, "reason": DENY_TEXT}
+    assert (approved, asked) == ({"approve": True}, ["look"])
+
+
+@pytest.mark.parametrize("way", ["run", "sync"])
+def test_a_strong_model_answers_only_after_two_named_failures_of_the_cheap_one(serve: Serve, way: str) -> None:
+    serve(ESCALATION)
+    agent = Scripted()
+    agent.model.model = "big-model"  # as clients of the SDK say what they are
+    agent.run(way)
+    assert (len(agent.small.calls), len(agent.model.calls)) == (2, MOST + 1)
+    assert agent.tests.ran == MOST + 2  # each of the two scripted models repeats itself seven times

@@ -9,7 +9,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from guard_helper import DELAY, DENY, DENY_TEXT, DOWNGRADE, STOP, STOP_TEXT, WARN, FailingTests, framework, repeated
+from guard_helper import (
+    DELAY,
+    DENY,
+    DENY_TEXT,
+    DOWNGRADE,
+    ESCALATION,
+    STOP,
+    STOP_TEXT,
+    WARN,
+    FailingTests,
+    framework,
+    repeated,
+)
 
 framework("pydantic_ai")
 
@@ -229,3 +241,11 @@ def test_nobody_answers(serve: Serve, rules: str, ran: int) -> None:
     output = agent.run()
     assert real.ran == ran
     assert ("does not answer" in output) == (ran == 1)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_strong_model_answers_only_after_two_named_failures_of_the_cheap_one(serve: Serve, way: str) -> None:
+    serve(ESCALATION)
+    agent = Scripted()
+    agent.run(way)
+    assert [name for name, _ in agent.stub.asked] == ["small-model"] * 2 + ["big-model"] * (MOST - 1)
