@@ -53,7 +53,7 @@ from otel_cost.core.outcomes import Places, Reader, keys_of, reaching
 from otel_cost.core.policy import Policy
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
-from otel_cost.core.watch import Watch
+from otel_cost.core.watch import Watch, name_among
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -551,11 +551,14 @@ class Engine:
             self._apart(step, event, now_ns)
             self._hear(event, run)
             call = _call_of(run, step)
-            if call is not None and all(told.source is Source.LOG for told in call.steps):
+            sources = {told.source for told in call.steps} if call is not None else set()
+            if call is not None and sources == {Source.LOG}:
                 # Nothing but logs tells of it: the cost goes on with the record.
                 extra = call_attributes(call, run.id, Signal.LOGS)
                 run.told.setdefault(call.id, call.nano)
-            else:
+            if call is not None and Source.SPAN not in sources:
+                extra += self._said_of(run, b"", name_among(call), Signal.LOGS)
+            if sources != {Source.LOG}:
                 call = None
         return Outgoing(
             Signal.LOGS,
@@ -769,17 +772,17 @@ class Engine:
         run.told[call.id] = call.nano
         return call_attributes(call, run.id), call
 
-    def _said_of(self, run: Run, trace_id: bytes, span_id: bytes) -> bytes:
+    def _said_of(self, run: Run, trace_id: bytes, span_id: bytes, signal: Signal = Signal.TRACES) -> bytes:
         """The loop that a span belongs to and what a rule has decided because of it, as known when it leaves."""
         looping = self._watch.loop_of(run, span_id)
         decided = self._verdicts.pop((run.tenant, trace_id, span_id), None) if self._verdicts else None
         said = b""
         if looping is not None:
             alert, iteration, had_spoken = looping
-            said = loop_attributes(alert.kind, alert.fingerprint, iteration)
+            said = loop_attributes(alert.kind, alert.fingerprint, iteration, signal)
             if decided is None and had_spoken and alert.action:
                 decided = alert.action.partition(",")[0], alert.rule
-        return said if decided is None else said + decision_attributes(*decided)
+        return said if decided is None else said + decision_attributes(*decided, signal)
 
     def _released(self, held: Held, now_ns: int) -> Outgoing:
         run, step = held.run.current, held.step

@@ -291,7 +291,7 @@ class Watch:
         if call.step.span_id:
             return Observed(call.step, call.charge.nano, call.failed, call.charge)
         step = copy.copy(call.step)
-        step.span_id = bytes.fromhex(call.id)[:8]
+        step.span_id = name_among(call)
         watched.nameless.add(step.span_id)
         observed = Observed(step, call.nano, call.failed, call.charge)
         traits_of(observed)
@@ -424,6 +424,11 @@ class Watch:
                 "turns": -(-nano // per_turn),
             }
         return said
+
+
+def name_among(call: Call) -> bytes:
+    """What a call is known by among the spans of a loop, also where no span tells of it."""
+    return call.step.span_id or bytes.fromhex(call.id)[:8]
 
 
 def _hash(*parts: str) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from policy_helper import DAY, HOUR, MINUTE, SECOND, T0, Stage
 
 from otel_cost.core.budget import Spend
 from otel_cost.core.enrich.records import alert_json
+from otel_cost.core.hooks import read_hook
+from otel_cost.core.model.attributes import PlainAttributes
 from otel_cost.core.model.effects import Signal
+from otel_cost.core.model.event import LogEvent, Resource, Scope
 from otel_cost.core.policy import Policy, alert_of
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
@@ -603,3 +608,37 @@ def test_calls_of_a_loop_from_before_its_rule_spoke_bear_no_decision() -> None:
     said = [attributes_of(out.extra) for out in stage.engine.take().outgoing if out.signal is Signal.TRACES]
     assert [span["otel_cost.loop.iteration"] for span in said] == [1, 2, 3, 4]
     assert [span.get("otel_cost.decision") for span in said] == [None, None, "deny", "deny"]
+
+
+@pytest.mark.parametrize("hooks_too", [False, True])
+def test_log_records_say_so_where_no_span_tells_of_the_call(hooks_too: bool) -> None:
+    """As Claude Code sends them without its traces."""
+    stage = Stage("loops: [{name: same-error, detect: repeated_error, with: {count: 3}, do: [{deny: {}}]}]")
+    scope, said = Scope(name="com.anthropic.claude_code.events"), []
+    for number in range(5):
+        at_ns, error = T0 + number * MINUTE, f"Exit code 1: no such file {number}"
+        if hooks_too:
+            payload = {
+                "session_id": "s-1", "hook_event_name": "PostToolUseFailure", "tool_name": "Bash", "error": error,
+                "tool_use_id": f"toolu_{number}", "tool_input": {"command": "ls x"},
+            }  # fmt: skip
+            hook = read_hook("claude", json.dumps(payload).encode(), at_ns)
+            stage.engine.hook(hook, at_ns)
+        told = {
+            "event.name": "tool_result", "session.id": "s-1", "tool_name": "Bash", "tool_use_id": f"toolu_{number}",
+            "success": "false", "error": error, "tool_input": '{"command": "ls x"}', "duration_ms": 5,
+        }  # fmt: skip
+        record = LogEvent(
+            tenant="default", received_ns=at_ns + SECOND, resource=Resource(), scope=scope, raw=b"", trace_id=b"",
+            span_id=b"", time_ns=at_ns + SECOND, name="claude_code.tool_result", severity=9,
+            body="claude_code.tool_result", attributes=PlainAttributes(told),
+        )  # fmt: skip
+        stage.engine.feed(Signal.LOGS, [record], 1, at_ns + SECOND)
+        (out,) = (out for out in stage.engine.take().outgoing if out.resource is record.resource)
+        said.append({pair.key: pair.value for pair in LogRecord.FromString(out.extra).attributes})
+    loops = [record["otel_cost.loop.iteration"].int_value if "otel_cost.loop.kind" in record else 0 for record in said]
+    assert loops == [0, 0, 3, 4, 5]
+    decided = [record["otel_cost.decision"].string_value for record in said if "otel_cost.decision" in record]
+    assert decided == ["deny"] * 3
+    assert len(stage.engine.open_run("default", "s-1").calls) == 5
+    assert all(("otel_cost.status" in record) is not hooks_too for record in said)
