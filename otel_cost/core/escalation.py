@@ -70,6 +70,8 @@ class _State:
     failures: dict[str, Failure] = field(default_factory=dict)
     errors: set[bytes] = field(default_factory=set)
     said: set[tuple[str, str]] = field(default_factory=set)  # rule and verb: warned, asked
+    asked: dict[str, str] = field(default_factory=dict)  # by agent: the model that it last asked for
+    asked_as: dict[str, str] = field(default_factory=dict)  # a model that answered → the name that was asked for
     granted: bool = False  # something ran after it was asked for
     asks_models: bool = False  # its harness asks before model calls
     told: dict[str, Alert] = field(default_factory=dict)  # by rule: its firing alert
@@ -130,6 +132,9 @@ class Escalation:
             state.granted = True
             if event.model is not None and event.event == "after_model":
                 self._use(state, Used(event.received_ns - event.duration_ns, label, event.model))
+                asked = state.asked.get(label, event.model)
+                if asked != event.model and len(state.asked_as) < _MOST_KEPT:  # a proxy has names of its own
+                    state.asked_as[event.model] = asked
         if event.model is not None and event.event == "model_switched":
             self._use(state, Used(event.received_ns, label, event.model))
         if event.failures and hook_step(event) is None:  # else told with its step
@@ -251,6 +256,8 @@ class Escalation:
         model = decision.model if decision.verb is Verb.DOWNGRADE else event.model
         if model is not None and decision.verb < Verb.DENY:
             self._use(state, Used(event.received_ns, _label(event), model))
+            if event.event == "before_model" and len(state.asked) < _MOST_KEPT:
+                state.asked[_label(event)] = model
 
     def _word(self, state: _State, rule: EscalationRule, decision: Decision, event: HookEvent) -> Decision:
         """A decision as far as its harness obeys it here; of warnings and questions what has not been said."""
@@ -349,7 +356,8 @@ class Escalation:
             if failure.at_ns > until_ns:
                 continue
             names = failure.names & rule.failed if rule.failed else failure.names
-            if not names or not rule.is_prior(failure.model or _at_work(state.used, failure.agent, failure.at_ns)):
+            model = failure.model or _at_work(state.used, failure.agent, failure.at_ns)
+            if not names or not (rule.is_prior(model) or rule.is_prior(state.asked_as.get(model or ""))):
                 continue
             seen += 1
             for name in sorted(names):
@@ -374,6 +382,8 @@ class Escalation:
             state.used = sorted([*state.used, *other.used])
             state.failures |= other.failures
             state.errors |= other.errors
+            state.asked |= other.asked
+            state.asked_as |= other.asked_as
             state.said |= other.said
             state.told = other.told | state.told
             state.refused = other.refused | state.refused

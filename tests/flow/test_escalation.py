@@ -323,3 +323,14 @@ def test_the_model_that_claude_code_has_switched_to_is_the_one_at_work() -> None
     assert agent.says("before_tool", tool="bash", args={"command": "ls"})["decision"] == "allow"
     switches(agent, "PostModelSwitch", "strong-5")  # of a fallback: nobody was asked
     assert agent.says("before_tool", tool="bash", args={"command": "ls"})["decision"] == "deny"
+
+
+def test_a_proxy_that_answers_by_another_name_still_failed_as_the_model_that_was_asked_for() -> None:
+    agent = Agent()
+    agent.asks("nano-1")
+    agent.says("after_model", model="vendor-mini-2026-01-01")
+    agent.fails()
+    assert agent.asks("strong-5") == "downgrade"
+    agent.says("after_model", model="vendor-mini-2026-01-01")
+    agent.fails(error="1 failed, 4 passed")
+    assert agent.asks("strong-5") == "allow"
