@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from otel_cost.core.budget import KEEP_NS
 from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_metrics, decode_traces
@@ -97,6 +97,9 @@ T = TypeVar("T")
 TICK_S: Final = 0.1
 # Durable but not yet through the engine. Beyond it the journal's writer waits, and with it the senders.
 BACKLOG_BYTES: Final = 8 * 2**20
+# Overload, as routes may ask for it: from the first share of the backlog on, until it is down to the second.
+OVERLOADED_AT: Final = 0.75
+RELIEVED_AT: Final = 0.25
 # Records that wait for their trace's root where routes decide; beyond it the oldest trace is decided at once.
 ROUTER_BYTES: Final = 64 * 2**20
 DRAIN_S: Final = 30.0
@@ -207,6 +210,10 @@ class Service:
             knows_certificates=bool(config.auth.certificates),
         )
         watch_journal(self.registry, self.journal)
+        overload = Gauge(
+            "otel_cost_overload", "1 while the engine is behind; routes may sample", registry=self.registry
+        )
+        overload.set_function(lambda: self._backlog.is_overloaded)
         watch_ledger(self.registry, lambda: self._ledger_problem)
         self.registry.register(DestinationMetrics(self.destinations.values))
         self._receivers: list[GrpcReceiver | HttpReceiver] = []
@@ -256,7 +263,7 @@ class Service:
     def _route_by(self, routes: tuple[Route, ...]) -> None:
         """Other routes from now on; what waits is decided by those before."""
         if self._router is not None:
-            self._export_shares(self._router, self._router.close(self.engine.route_facts))
+            self._export_shares(self._router, self._router.close(self._route_facts))
         if self._router is not None and routes:
             self._router.use(routes)  # it remembers what was decided of traces that go on
             return
@@ -415,7 +422,7 @@ class Service:
         self.engine.release(now_ns())
         self._carry_out()
         if self._router is not None:
-            self._export_shares(self._router, self._router.close(self.engine.route_facts))
+            self._export_shares(self._router, self._router.close(self._route_facts))
             self._unrouted_position = None
         for destination in self.destinations.values():
             destination.drain(HAND_OVER_S)
@@ -699,7 +706,7 @@ class Service:
             self.engine.release(now_ns())
             self._carry_out()
             if self._router is not None:  # while the runs are open that its routes ask about
-                self._export_shares(self._router, self._router.close(self.engine.route_facts))
+                self._export_shares(self._router, self._router.close(self._route_facts))
                 self._unrouted_position = None
             if self._partitions is None:
                 self.engine.close(now_ns())
@@ -866,12 +873,16 @@ class Service:
     def _export(self, effects: Effects) -> None:
         if self._router is not None:
             of_traces = [record for record in effects.outgoing if record.trace_id]
-            shares = self._router.take(of_traces, effects.alerts, self.engine.route_facts, now_ns())
+            shares = self._router.take(of_traces, effects.alerts, self._route_facts, now_ns())
             others = [record for record in effects.outgoing if not record.trace_id]
             self._export_shares(self._router, shares, others)
             self._offer_all(effects.outgoing, [name for name in self.destinations if name not in self._router.routed])
         else:
             self._offer_all(effects.outgoing, self.destinations)
+
+    def _route_facts(self, tenant: str, trace_id: bytes) -> dict[str, object]:
+        """What routes may ask of a trace, and of this service."""
+        return {**self.engine.route_facts(tenant, trace_id), "overload": self._backlog.is_overloaded}
 
     def _export_shares(self, router: Router, shares: Shares, others: list[Outgoing] | None = None) -> None:
         """To each destination that routes name what they send there, and what they have no say in."""
@@ -1003,6 +1014,7 @@ class _Backlog:
         self._bytes = 0
         self._closed = False
         self._sleeps = False
+        self.is_overloaded = False
         self.hooks: deque[tuple[HookEvent, Future[Decision]]] = deque()
 
     def put_records(self, records: Iterable[Record]) -> None:
@@ -1012,6 +1024,7 @@ class _Backlog:
             with self._room:
                 self._room.wait_for(lambda: self._bytes < BACKLOG_BYTES or self._closed)
                 self._bytes += size
+                self.is_overloaded = self.is_overloaded or self._bytes >= OVERLOADED_AT * BACKLOG_BYTES
             self._line.put(record)
 
     def put_hook(self, event: HookEvent, answer: Future[Decision]) -> None:
@@ -1048,6 +1061,7 @@ class _Backlog:
         if not isinstance(first, tuple):
             with self._room:
                 self._bytes -= len(first.payload)
+                self.is_overloaded = self.is_overloaded and self._bytes > RELIEVED_AT * BACKLOG_BYTES
                 self._room.notify_all()
         return [first]
 

@@ -56,6 +56,7 @@ _DOMAINS: Final[dict[str, tuple[object, ...]]] = {
     "failed": (True, False),
     "loop": (True, False, None),
     "over_budget": (True, False, None),
+    "overload": (True, False, None),
 }
 
 

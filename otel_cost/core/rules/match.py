@@ -52,6 +52,7 @@ DIMENSIONS: Final = (
 FACTS: Final = (
     "loop",
     "over_budget",
+    "overload",
     "failed",
     "status",
     "outcome",
