@@ -40,6 +40,7 @@ def build_engine(
         idle_ns=config.engine.idle,
         open_spans=config.engine.max_open_spans,
         open_steps=config.engine.max_open_steps,
+        behind=config.journal.max_bytes // 8,
     )
     return Engine(
         load_price_book(config.prices) if book is None else book,

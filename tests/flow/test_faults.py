@@ -150,6 +150,40 @@ def test_a_huge_trace_is_put_to_sleep_and_others_do_not_notice() -> None:
     assert len(calls) == count + count // 200
 
 
+def test_a_run_that_goes_on_for_days_holds_back_so_much_of_the_journal() -> None:
+    """A session that is never quiet: it is written down now and then, and counts every call once all the same."""
+    asleep: dict[tuple[str, str], bytes] = {}
+
+    class Snapshots:
+        def find(self, tenant: str, key: str) -> bytes | None:
+            return asleep.get((tenant, key))
+
+    engine = Engine(book(), load_rules([]), Settings(caps=Caps(behind=10_000)), Snapshots())
+    calls: dict[str, Any] = {}
+    written = 0
+    for number in range(1, 101):
+        at, position = NOW + number * SECOND, number * 1_000
+        for trace, session in ((1, "for ever"), (number + 10, f"short {number}")):
+            body = request(chat(number, trace=trace, **{"gen_ai.conversation.id": session}))
+            engine.feed(Signal.TRACES, decode_traces(body, "t", at).events, position, at)
+        engine.advance(at)
+        effects = engine.take()
+        calls |= {call.id: call for _, _, call in effects.calls}
+        for closed in effects.closed:
+            written += closed.summary.session == "for ever"
+            asleep |= {(closed.summary.tenant, key): closed.snapshot() for key in closed.keys}
+        oldest = engine.runs.position()
+        assert oldest is not None
+        assert position - oldest <= 10_000
+    assert 8 <= written <= 10
+    engine.close(NOW + 200 * SECOND)
+    effects = engine.take()
+    calls |= {call.id: call for _, _, call in effects.calls}
+    assert len(calls) == 200
+    (whole,) = (closed for closed in effects.closed if closed.summary.session == "for ever")
+    assert whole.summary.llm_calls == 100
+
+
 # --- doors
 
 

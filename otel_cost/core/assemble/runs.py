@@ -42,6 +42,8 @@ class Caps:
 
     But for one that has just been at work, which its next span would wake, unless
     there is `most` times as much. A step and what is kept with it take about 4 kB, a span that is no step 50 bytes.
+    A run that goes on for days is written down once so many positions (bytes of the journal) lie `behind` since it
+    began, and goes on from there: a restart reads no more than that again.
     """
 
     idle_ns: int = 30 * 60 * 10**9
@@ -49,6 +51,7 @@ class Caps:
     most: int = 4
     open_spans: int = 2_000_000
     open_steps: int = 120_000
+    behind: int = 2**62
 
 
 # An SDK's own root trace and the framework's span of the same call come within one export interval of each other.
@@ -85,6 +88,7 @@ class Runs:
         self._meters: dict[tuple[str, str | bytes], Meter] = {}
         # Hours in which a sender told model calls one by one: (tenant, service) → process → hour → all with a session.
         self._telling: dict[tuple[str, str], dict[Sender, dict[int, bool]]] = {}
+        self._at = 0  # the position of the last event
         self.spans = 0
         self.steps = 0
 
@@ -163,6 +167,7 @@ class Runs:
 
     def take(self, tenant: str, trace_id: bytes, step: Step | None, position: int, now_ns: int) -> Run:
         """The run of an event, opened, woken or united from several as the event's keys ask for."""
+        self._at = max(self._at, position)
         keys: list[tuple[str, str | bytes]] = []
         if trace_id:
             keys.append((tenant, trace_id))
@@ -294,7 +299,7 @@ class Runs:
         return run
 
     def idle(self, now_ns: int) -> Iterator[Run]:
-        """Runs to be closed now: quiet for too long, or the quietest while there is too much."""
+        """Runs to be closed now: quiet for too long, begun too long ago, or the quietest while there is too much."""
         if self._archive is not None:
             # A service sends metrics for as long as it runs: what it has used is written down every hour.
             for run, since_ns in list(self._metered.items()):
@@ -305,6 +310,12 @@ class Runs:
                     continue
                 yield run
                 self.forget(run)
+        while (position := self.position()) is not None and self._at - position > self._caps.behind:
+            first = self._positions[0][2]()
+            if first is None or self._archive is None:  # nobody could wake it
+                break
+            yield first
+            self.forget(first)
         while self._open:
             run = next(iter(self._open))
             caps = self._caps
