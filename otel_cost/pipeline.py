@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
+    from otel_cost.core.policy import Elsewhere
     from otel_cost.core.price import PriceBook
     from otel_cost.core.rules import RuleSet
 
@@ -139,6 +140,7 @@ class Engine:
         self._standing = Standing(closed_by(rules))
         self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
         self._changed_since: list[tuple[Run, Change]] | None = None  # kept while another policy counts
+        self._heard_since: list[Elsewhere] = []  # likewise
         self._position = 0  # of the request that is being fed, or was last
         self.fed = 0  # spans and log records that were taken in whole: held, passed on or told to be resends
 
@@ -292,9 +294,18 @@ class Engine:
             self._stand(alert, now_ns)
         self._budgets(news, now_ns)
 
+    def hear(self, spends: Sequence[Elsewhere], told: Iterable[Alert], now_ns: int) -> None:
+        """Take in what other services, which share the budgets, have counted and told since they were heard last."""
+        if self._changed_since is not None:
+            self._heard_since += spends
+        self.policy.hear_told(told)
+        if self._counts:
+            self._budgets(self.policy.hear(spends, now_ns), now_ns)
+
     def begin_swap(self) -> None:
         """Other rules are about to come: remember what changes until `swap`, so that they count it, too."""
         self._changed_since = []
+        self._heard_since = []
 
     def cancel_swap(self) -> None:
         """No other rules after all."""
@@ -320,7 +331,8 @@ class Engine:
             for name, rule in self._deciding.items()
         }
         self._standing.revise(rulings, {rule.name for rule in rules.budgets}, closed_by(rules))
-        news = policy.take_over(old, self.runs, since, now_ns)
+        news = policy.take_over(old, self.runs, since, self._heard_since, now_ns)
+        self._heard_since = []
         for alert in policy.open_alerts():
             self._stand(alert, now_ns)
         self._budgets(news, now_ns)

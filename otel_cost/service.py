@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -88,7 +89,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
     from otel_cost.edge.kept_hooks import KeptHook
-    from otel_cost.edge.ledger import Selection
+    from otel_cost.edge.ledger import Heard, Selection
     from otel_cost.edge.partitions import Offset, Partition
     from otel_cost.pipeline import Engine
 
@@ -106,6 +107,7 @@ DRAIN_S: Final = 30.0
 NEARLY_FULL: Final = 0.9  # not ready before anything has to be refused
 LOOK_AROUND_S: Final = 1.0
 MOVE_S: Final = 120.0  # for the engine to let go of partitions, or to take them
+HEAR_S: Final = 0.5  # how often others are heard who share the ledger
 HAND_OVER_S: Final = 3.0  # for exporters to send what waits, before others may read it again
 MOST_REPLAYED: Final = 10_000
 CURSORS_S: Final = 0.2  # how often it is written down how far each destination is
@@ -258,6 +260,7 @@ class Service:
         self._engine_failed: BaseException | None = None
         kept = (self.ledger, data, config.retention, self._stopping)
         self._housekeeping = threading.Thread(target=keep_house, args=kept, name="retention", daemon=True)
+        self._listening = threading.Thread(target=self._listen, name="listening", daemon=True)
         self.grpc_port = self.http_port = self.api_port = 0
 
     def _route_by(self, routes: tuple[Route, ...]) -> None:
@@ -287,6 +290,7 @@ class Service:
         self._recover()
         self._engine_thread.start()
         self._housekeeping.start()
+        self._listening.start()
         self._keeper.start(self._swap_rules)
         signals = [signal for signal in Signal if self.config.pipeline(signal) is not None]
         for receiver_id, receiver in self.config.otlp.items():
@@ -602,6 +606,21 @@ class Service:
 
         answers: list[T] = self._ask(question)
         return answers
+
+    # ---- other services ------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Where others share the ledger: let the engine know what they write, soon after they have."""
+        while self.ledger.is_shared and not self._stopping.wait(HEAR_S):
+            with suppress(LedgerUnavailableError, TimeoutError):
+                heard = self.ledger.heard()
+                if heard.spends or heard.keys or heard.alerts:
+                    self._writer.hear(heard.keys)
+                    self._ask(partial(self._hear, heard), timeout_s=60)
+
+    def _hear(self, heard: Heard) -> None:
+        self._said.update((str(alert["tenant"]), str(alert["id"])) for alert in heard.alerts)
+        self.engine.hear(heard.spends, map(alert_of, heard.alerts), self._clock_ns())
 
     # ---- engine thread -------------------------------------------------------
 

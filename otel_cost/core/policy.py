@@ -64,6 +64,10 @@ class Order:
     until_ns: int | None  # the end of the window, where that is known
 
 
+Elsewhere = tuple[str, str, Spend | None]
+"""A call that another service counts: tenant, call id, what it costs; None: nothing, or there is no such call."""
+
+
 class Policy:
     """The budgets and exceptions of one rule set over all runs. Not thread-safe: it belongs to the engine."""
 
@@ -171,6 +175,27 @@ class Policy:
             evidence={"provider": step.provider, "model": step.model, "reason": call.charge.reason.value},
         )
 
+    # --- what others tell ---------------------------------------------------------------------------------------------
+
+    def hear(self, spends: Iterable[Elsewhere], now_ns: int) -> Iterator[Alert]:
+        """Calls that other services count in the same budgets, each as it is now: told again it counts once."""
+        for crossing in self._put_elsewhere(spends):
+            yield from self._alert(crossing, now_ns)
+
+    def hear_told(self, told: Iterable[Alert]) -> None:
+        """Others have told of budgets: what goes on is the same episode here, the next one comes after theirs."""
+        for alert in told:
+            if _is_budget(alert):
+                over = alert.seq - (alert.state == "firing")
+                seq, at_ns = self._told.get(alert.fingerprint, (0, 0))
+                self._told[alert.fingerprint] = (max(seq, over), max(at_ns, alert.at_ns))
+
+    def _put_elsewhere(self, spends: Iterable[Elsewhere]) -> Iterator[Crossing]:
+        for tenant, call_id, spend in spends:
+            mine = None if spend is None else self._runs.get((tenant, spend.run))
+            if mine is None or call_id not in mine.calls:  # else it is known better here
+                yield from self._budgets.put(tenant, call_id, None if spend is None else self._complete(spend))
+
     # --- what is asked ------------------------------------------------------------------------------------------------
 
     def order(self, alert: Alert) -> Order | None:
@@ -262,7 +287,12 @@ class Policy:
             self._note(self._budgets.put(spend.tenant, call_id, self._complete(spend)))
 
     def take_over(
-        self, old: Policy, runs: Iterable[Run], since: Iterable[tuple[Run, Change]], now_ns: int
+        self,
+        old: Policy,
+        runs: Iterable[Run],
+        since: Iterable[tuple[Run, Change]],
+        heard: Iterable[Elsewhere],
+        now_ns: int,
     ) -> list[Alert]:
         """Go on in place of another policy, after `recount`: counters, episodes and what stands are kept.
 
@@ -270,6 +300,7 @@ class Policy:
             old: the one that was in force.
             runs: open ones.
             since: what changed while `recount` went on.
+            heard: what others told meanwhile.
             now_ns: the time.
 
         Returns:
@@ -283,6 +314,7 @@ class Policy:
         for run in runs:
             for call in run.calls.values():
                 self._note(self._put(run, call))
+        self._note(self._put_elsewhere(heard))
         self._told = dict(old._told)
         self._noticed, self._swept_ns = old._noticed, old._swept_ns
         return list(self._settle({name: alert for name, (alert, _) in old._open.items()}, now_ns))

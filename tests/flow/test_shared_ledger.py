@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from running import Process, until
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
-from kill_loop import Senders, looping_runs
+from kill_loop import EXPORT, Senders, looping_runs
 from load import export_requests
 
 from otel_cost.core.model.money import usd_to_nano
@@ -115,3 +121,95 @@ def ready(service: Process) -> str:
 
 def not_writable(service: Process) -> bool:
     return "otel_cost_ledger_writable 0.0" in service.get("/metrics")
+
+
+RULES = """version: 1
+budgets:
+  - name: team-day
+    per: [team]
+    limit: {usd: 10, window: 1d, kind: calendar}
+    warn: [{at: 50%}]
+    at_limit: {target: everyone, do: [{deny: {scope: all, text: "the team's day is used up"}}]}
+  - {name: team-hour, per: [team], limit: {usd: 10, window: 1h, kind: rolling}}
+"""
+
+
+def a_spend(session: str, usd: str, team: str = "core") -> bytes:
+    """One model call that costs so much: a million input tokens of gpt-4o are 2.50 USD."""
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add()
+    spans.scope.name = "shared.ledger"
+    begun = time.time_ns() - 5 * 10**9
+    span = Span(
+        trace_id=random.randbytes(16),
+        span_id=random.randbytes(8),
+        name="chat gpt-4o",
+        start_time_unix_nano=begun,
+        end_time_unix_nano=begun + 10**9,
+    )
+    for key, value in (
+        ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", "openai"),
+        ("gen_ai.request.model", "gpt-4o"),
+        ("gen_ai.conversation.id", session),
+        ("team.id", team),
+    ):
+        span.attributes.add(key=key).value.string_value = value
+    tokens = int(Decimal(usd) / Decimal("0.0000025"))
+    for key, count in (("gen_ai.usage.input_tokens", tokens), ("gen_ai.usage.output_tokens", 0)):
+        span.attributes.add(key=key).value.int_value = count
+    spans.spans.append(span)
+    return request.SerializeToString()
+
+
+def send(service: Process, *bodies: bytes) -> None:
+    with grpc.insecure_channel(service.grpc) as channel:
+        export = channel.unary_unary(EXPORT, None, None)
+        for body in bodies:
+            export(body, timeout=10)
+
+
+def budget(service: Process, name: str = "team-day") -> str | None:
+    rows = [row for row in service.get("/v1/budgets")["budgets"] if row["rule"] == name]
+    return rows[0]["spent_usd"] if rows else None
+
+
+def decision(service: Process, session: str) -> str:
+    body = json.dumps({"session_id": session, "event": "before_tool", "tool": "Bash", "team": "core"}).encode()
+    request = urllib.request.Request(service.api + "/v1/decide", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(json.loads(answer.read())["decision"])
+
+
+def test_two_services_keep_one_budget(postgres: Server, tmp_path: Path) -> None:
+    """Neither spends half of the day's limit by itself; what both know of it is the sum, and both refuse."""
+    url = postgres.url()
+    (tmp_path / "rules.yaml").write_text(RULES)
+    config = f"ledger: {url}\nrules: [{tmp_path / 'rules.yaml'}]\nengine: {{settle: 200ms}}\n"
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    one, two = (Process(folder, config) for folder in folders)
+    send(one, a_spend("a", "4"))
+    send(two, a_spend("b", "3"))
+    begun = time.monotonic()
+    until(lambda: budget(one) == budget(two) == "7")
+    staleness = time.monotonic() - begun
+    assert {decision(one, "a"), decision(two, "b")} == {"allow"}
+    send(two, a_spend("b", "4"))
+    until(lambda: decision(one, "a") == decision(two, "b") == decision(two, "new") == "deny")
+    assert budget(one, "team-hour") == budget(two, "team-hour") == "11"
+    # The order in which they were started again does not matter, nor that telemetry is sent once more to the other.
+    again = a_spend("a", "1")
+    send(one, again)
+    send(two, again)
+    until(lambda: budget(one) == budget(two) == "12")
+    assert one.stop(9) != 0
+    one = Process(folders[0], config)
+    assert budget(one) == "12"
+    assert decision(one, "new") == "deny"
+    until(lambda: len(two.get("/v1/alerts?limit=100")["alerts"]) >= 3)
+    told = Counter((alert["rule"], alert["evidence"]["level"]) for alert in two.get("/v1/alerts?limit=100")["alerts"])
+    assert told == Counter({("team-day", "50%"): 1, ("team-day", "limit"): 1, ("team-hour", "limit"): 1})
+    assert one.stop() == two.stop() == 0
+    assert staleness < 10  # settle, a batch of a second, half a second: 1.7 s; the rest is a busy machine

@@ -139,8 +139,28 @@ class Batch:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What other services have written to a ledger that is shared."""
+
+    spends: Sequence[tuple[str, str, Spend | None]] = ()  # tenant, call id, what it costs; None: nothing, or it is gone
+    keys: Sequence[tuple[str, str]] = ()  # (tenant, key) of runs that they closed
+    alerts: Sequence[Row] = ()  # alert lines
+
+
 class Ledger(Protocol):
     """Where charges are written down. One writer in a process; reads from any thread. `tenant` None: all tenants."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Do other services write to it, too?"""
+
+    def heard(self) -> Heard:
+        """What others have committed since this was asked last, or since this was opened; each thing once.
+
+        Raises:
+            LedgerUnavailableError: not now; it is in the next answer.
+        """
 
     def commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS) -> None:
         """Write all of `batch`, the journal cursor and how far partitions are done with, or nothing.

@@ -16,7 +16,7 @@ import duckdb
 from arro3.core import Array, DataType, Table
 
 from otel_cost.core.price.book import Items
-from otel_cost.edge.ledger import NO_OFFSETS, LedgerUnavailableError, PartitionMovedError
+from otel_cost.edge.ledger import NO_OFFSETS, Heard, LedgerUnavailableError, PartitionMovedError
 from otel_cost.edge.ledger.rows import (
     ALERTS,
     BLOB,
@@ -231,6 +231,13 @@ class DuckDbLedger(SqlLedger):
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    @property
+    def is_shared(self) -> bool:
+        return False
+
+    def heard(self) -> Heard:
+        return Heard()
 
     # ---- writing ---------------------------------------------------------------
 

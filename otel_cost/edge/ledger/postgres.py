@@ -7,6 +7,7 @@ with that cursor, so that a batch that is committed again changes nothing.
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool
 
 from otel_cost.core.price.book import Items
-from otel_cost.edge.ledger import NO_OFFSETS, LedgerUnavailableError, PartitionMovedError
+from otel_cost.edge.ledger import NO_OFFSETS, Heard, LedgerUnavailableError, PartitionMovedError
 from otel_cost.edge.ledger.rows import (
     ALERTS,
     CALLS,
@@ -47,7 +48,7 @@ from otel_cost.edge.ledger.rows import (
     step_rows,
     uuid_of,
 )
-from otel_cost.edge.ledger.sql import FORGET, SqlLedger, chosen, waste
+from otel_cost.edge.ledger.sql import FORGET, SPENDS, SqlLedger, chosen, spend_of, waste
 from otel_cost.edge.partitions import Offset, Partition
 from otel_cost.errors import UsageError
 
@@ -100,6 +101,11 @@ MIGRATIONS: Final = (
     CREATE INDEX call_rows_start ON call_rows (start_ns);
     CREATE INDEX call_rows_facet ON call_rows (facet);
     CREATE INDEX call_rows_changed ON call_rows (changed);
+    CREATE TABLE gone_calls (
+        id UUID NOT NULL, tenant TEXT COLLATE "C" NOT NULL, node INTEGER NOT NULL, changed XID8 NOT NULL,
+        at TIMESTAMPTZ NOT NULL DEFAULT now()
+    );
+    CREATE INDEX gone_calls_changed ON gone_calls (changed);
     CREATE VIEW calls AS SELECT c.id, c.run_id, c.trace_id, c.span_id, c.session, c.start_ns, c.end_ns, c.attempts,
         c.failed, c.nano, c.reported_nano, c.input, c.cache_read, c.cache_write, c.output, c.reasoning, f.tenant,
         f.kind, f.operation, f.provider, f.model, f.requested_model, f.response_model, f.agent, f.tool, f.org, f.team,
@@ -120,8 +126,9 @@ MIGRATIONS: Final = (
     CREATE INDEX runs_end ON runs (end_ns);
     CREATE TABLE run_keys (
         tenant TEXT COLLATE "C" NOT NULL, key TEXT COLLATE "C" NOT NULL, run_id TEXT COLLATE "C" NOT NULL,
-        PRIMARY KEY (tenant, key)
+        node INTEGER NOT NULL, changed XID8 NOT NULL, PRIMARY KEY (tenant, key)
     );
+    CREATE INDEX run_keys_changed ON run_keys (changed);
     CREATE INDEX run_keys_run ON run_keys (tenant, run_id);
     CREATE TABLE snapshots (
         tenant TEXT COLLATE "C" NOT NULL, run_id TEXT COLLATE "C" NOT NULL, snapshot BYTEA NOT NULL,
@@ -143,8 +150,10 @@ MIGRATIONS: Final = (
         tenant TEXT COLLATE "C" NOT NULL, id TEXT COLLATE "C" NOT NULL, node INTEGER NOT NULL,
         run_id TEXT COLLATE "C" NOT NULL, trace_id BYTEA, at_ns BIGINT NOT NULL, episode TEXT COLLATE "C" NOT NULL,
         resolved BOOLEAN NOT NULL, wasted_nano BIGINT, span_ids TEXT COLLATE "C" NOT NULL,
-        onset TEXT COLLATE "C" NOT NULL, line TEXT COLLATE "C" NOT NULL, PRIMARY KEY (tenant, id)
+        onset TEXT COLLATE "C" NOT NULL, line TEXT COLLATE "C" NOT NULL, changed XID8 NOT NULL,
+        PRIMARY KEY (tenant, id)
     );
+    CREATE INDEX alerts_changed ON alerts (changed);
     CREATE INDEX alerts_run ON alerts (tenant, run_id);
     CREATE INDEX alerts_trace ON alerts (trace_id);
     CREATE INDEX alerts_at ON alerts (at_ns);
@@ -190,7 +199,12 @@ _NOT_NOW: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.err
 _STAGED: Final = (
     FACETS, RATES, CALLS, RUNS, KEYS, SNAPSHOTS, TRACES, STEPS, ALERTS, CORRECTIONS, OUTCOMES, OUTCOME_KEYS, RUN_JOINS,
 )  # fmt: skip
-_BY_NODE: Final = frozenset({"call_rows", "runs", "alerts"})
+_BY_NODE: Final = frozenset({"call_rows", "runs", "run_keys", "alerts"})
+_HEARD: Final = frozenset({"call_rows", "run_keys", "alerts"})  # what others are told of
+# Committed by others since a snapshot was taken: numbers of transactions alone would miss those that were under way.
+_SINCE: Final = (
+    "changed >= pg_snapshot_xmin(?::pg_snapshot) AND NOT pg_visible_in_snapshot(changed, ?::pg_snapshot) AND node <> ?"
+)
 
 
 class PostgresLedger(SqlLedger):
@@ -223,6 +237,7 @@ class PostgresLedger(SqlLedger):
             with psycopg.connect(conninfo, autocommit=True) as db:
                 _migrate(db, where, read_only=node is None)
                 self._node = 0 if node is None else _node_of(db, node)
+                self._seen = _snapshot(db)
                 if node is not None:
                     self._inherited.update(_open_runs(db, self._node))
         except _NOT_NOW as error:
@@ -329,9 +344,19 @@ class PostgresLedger(SqlLedger):
         _lay(db, FACETS, facets.rows)
         _lay(db, RATES, rates.rows)
         if gone:
-            db.execute("DELETE FROM call_rows WHERE id = ANY(%s::uuid[])", [[uuid_of(one) for one in gone]])
+            self._take_out(db, "c.id = ANY(%s::uuid[])", [uuid_of(one) for one in gone])
         _lay(db, CALLS, rows, self._node)
         return list(calls.values())
+
+    def _take_out(self, db: Connection, which: str, *parameters: object) -> None:
+        """Calls (`c`, facet `f`) that are none: budgets of other services have to take them back."""
+        db.execute(
+            f"WITH gone AS (DELETE FROM call_rows c USING facets f WHERE f.id = c.facet AND {which}"  # noqa: S608  # our own words
+            " RETURNING c.id, f.tenant) INSERT INTO gone_calls (id, tenant, node, changed)"
+            " SELECT id, tenant, %s, pg_current_xact_id() FROM gone",
+            [*parameters, self._node],
+        )
+        db.execute("DELETE FROM gone_calls WHERE at < now() - INTERVAL '1 day'")  # everybody has heard of them
 
     def _write_closed(self, db: Connection, batch: Batch) -> None:
         if not batch.closed:
@@ -366,12 +391,15 @@ class PostgresLedger(SqlLedger):
         if not stale:
             return
         kept = [uuid_of(call.id) for run in runs for call in run.calls]
-        db.execute(
-            "DELETE FROM call_rows c USING facets f,"
-            " (SELECT unnest(%s::text[]) AS tenant, unnest(%s::text[]) AS run_id) s"
-            " LEFT JOIN runs r USING (tenant, run_id) WHERE f.id = c.facet AND f.tenant = s.tenant"
-            " AND c.run_id = s.run_id AND c.node IN (%s, coalesce(r.node, %s)) AND NOT c.id = ANY(%s::uuid[])",
-            [*_columns(stale), self._node, self._node, kept],
+        self._take_out(
+            db,
+            "EXISTS (SELECT 1 FROM (SELECT unnest(%s::text[]) AS tenant, unnest(%s::text[]) AS run_id) s"
+            " LEFT JOIN runs r USING (tenant, run_id) WHERE f.tenant = s.tenant AND c.run_id = s.run_id"
+            " AND c.node IN (%s, coalesce(r.node, %s))) AND NOT c.id = ANY(%s::uuid[])",
+            *_columns(stale),
+            self._node,
+            self._node,
+            kept,
         )
         for table in ("runs", "traces", "snapshots", "run_keys", "run_joins"):
             _delete(db, table, stale - closing)
@@ -454,6 +482,40 @@ class PostgresLedger(SqlLedger):
             UsageError: always; it says what does.
         """
         raise UsageError("the ledger is in PostgreSQL: back it up with pg_dump, or as your server is backed up")
+
+    # ---- hearing of others -----------------------------------------------------
+
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+    def heard(self) -> Heard:
+        with self._reading() as db, db.transaction():
+            db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            now = _snapshot(db)
+            since = [self._seen, self._seen, self._node]
+
+            def asked(sql: str) -> list[tuple[Any, ...]]:
+                return db.execute(_ours(sql), since).fetchall()
+
+            # A call that is gone may have been written again by somebody since.
+            gone = asked(
+                "SELECT DISTINCT tenant, left(replace(id::VARCHAR, '-', ''), 24) FROM gone_calls g"  # noqa: S608  # our own words
+                f" WHERE {_SINCE} AND NOT EXISTS (SELECT 1 FROM call_rows c WHERE c.id = g.id)"
+            )
+            spends = map(
+                spend_of, asked(f"{SPENDS} WHERE {_SINCE.replace('node', 'c.node')} ORDER BY c.start_ns, c.id")
+            )
+            heard = Heard(
+                [
+                    *((tenant, call_id, None) for tenant, call_id in gone),
+                    *((one.tenant, call_id, one if one.nano > 0 else None) for call_id, one in spends),
+                ],
+                [(tenant, key) for tenant, key in asked(f"SELECT tenant, key FROM run_keys WHERE {_SINCE}")],  # noqa: S608
+                [json.loads(line) for (line,) in asked(f"SELECT line FROM alerts WHERE {_SINCE} ORDER BY at_ns, id")],  # noqa: S608
+            )
+        self._seen = now
+        return heard
 
     # ---- reading ---------------------------------------------------------------
 
@@ -552,6 +614,12 @@ def _migrate(db: Connection, where: str, *, read_only: bool) -> None:
             db.execute("INSERT INTO schema_version VALUES (%s)", [number])
 
 
+def _snapshot(db: Connection) -> str:
+    """What is visible now, as a text that the database understands."""
+    row = db.execute("SELECT pg_current_snapshot()::text").fetchone()
+    return "" if row is None else str(row[0])
+
+
 def _node_of(db: Connection, name: str) -> int:
     db.execute("INSERT INTO nodes (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
     row = db.execute("SELECT id FROM nodes WHERE name = %s", [name]).fetchone()
@@ -616,8 +684,8 @@ def _move(db: Connection, offsets: Mapping[Partition, Offset]) -> None:
 def _lay_text(shape: Shape) -> str:
     names = [f'"{name}"' for name in shape.columns]
     taken = ["id::uuid" if shape is CALLS and name == '"id"' else name for name in names]
-    more = ["node"] * (shape.table in _BY_NODE) + ["changed"] * (shape is CALLS)
-    values = ["%s"] * (shape.table in _BY_NODE) + ["pg_current_xact_id()"] * (shape is CALLS)
+    more = ["node"] * (shape.table in _BY_NODE) + ["changed"] * (shape.table in _HEARD)
+    values = ["%s"] * (shape.table in _BY_NODE) + ["pg_current_xact_id()"] * (shape.table in _HEARD)
     into, what = ", ".join(names + more), ", ".join(taken + values)
     text = f"INSERT INTO {shape.table} ({into}) SELECT {what} FROM stage_{shape.table}"  # noqa: S608  # our own names
     if not shape.key:

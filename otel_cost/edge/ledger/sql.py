@@ -52,6 +52,25 @@ _OF_RUN: Final = "tenant = ? AND (run_id = ? OR trace_id = ANY(?::BYTEA[]))"
 _LAST_WORD: Final = "row_number() OVER (PARTITION BY tenant, episode ORDER BY resolved DESC, at_ns DESC) AS place"
 
 
+_SPEND_FACTS: Final = ("agent", "model", "provider", "tool", "kind", "status", "failed", "session", *WHO)
+_SPEND_WHO: Final = ", ".join(f'coalesce(f."{name}", r."{name}")' for name in WHO)
+SPENDS: Final = (
+    f"SELECT {_CALL_ID}, f.tenant, c.run_id, c.start_ns, coalesce(c.nano, 0), f.attrs, f.agent,"  # noqa: S608  # our own names
+    " f.model, f.provider, f.tool, f.kind, f.status, c.failed, coalesce(c.session, r.session),"
+    f" {_SPEND_WHO} FROM call_rows c JOIN facets f ON f.id = c.facet"
+    " LEFT JOIN runs r ON r.tenant = f.tenant AND r.run_id = c.run_id"
+)
+"""Calls as `spend_of` reads them."""
+
+
+def spend_of(row: tuple[Any, ...]) -> tuple[str, Spend]:
+    """Call id, and what it cost and for whom."""
+    call_id, tenant, run_id, start_ns, nano, attrs, *told = row
+    facts = (json.loads(attrs) if attrs else {}) | dict(zip(_SPEND_FACTS, told, strict=True))
+    facts |= {"tenant": tenant, "run": run_id}
+    return call_id, Spend(tenant, run_id, start_ns, nano, facts)
+
+
 class SqlLedger:
     """The questions of `Ledger` over the tables that every store has.
 
@@ -103,20 +122,10 @@ class SqlLedger:
         return set(self._rows("SELECT tenant, id FROM alerts"))
 
     def spends(self, since_ns: int) -> Iterator[tuple[str, Spend]]:
-        dimensions = ", ".join(f'coalesce(f."{name}", r."{name}")' for name in WHO)
-        names = ("agent", "model", "provider", "tool", "kind", "status", "failed", "session", *WHO)
         for rows in self._stream(
-            f"SELECT {_CALL_ID}, f.tenant, c.run_id, c.start_ns, c.nano, f.attrs, f.agent,"  # noqa: S608  # our own names
-            " f.model, f.provider, f.tool, f.kind, f.status, c.failed, coalesce(c.session, r.session),"
-            f" {dimensions} FROM call_rows c JOIN facets f ON f.id = c.facet"
-            " LEFT JOIN runs r ON r.tenant = f.tenant AND r.run_id = c.run_id"
-            " WHERE c.start_ns >= ? AND c.nano > 0 ORDER BY c.start_ns, c.id",
-            [_from(since_ns)],
+            f"{SPENDS} WHERE c.start_ns >= ? AND c.nano > 0 ORDER BY c.start_ns, c.id", [_from(since_ns)]
         ):
-            for call_id, tenant, run_id, start_ns, nano, attrs, *told in rows:
-                facts = (json.loads(attrs) if attrs else {}) | dict(zip(names, told, strict=True))
-                facts |= {"tenant": tenant, "run": run_id}
-                yield call_id, Spend(tenant, run_id, start_ns, nano, facts)
+            yield from map(spend_of, rows)
 
     def report(
         self,

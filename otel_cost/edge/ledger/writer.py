@@ -17,7 +17,7 @@ import structlog
 from otel_cost.edge.ledger import NO_OFFSETS, Batch, LedgerUnavailableError, PartitionMovedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from otel_cost.core.model.effects import Effects
     from otel_cost.edge.ledger import Ledger
@@ -80,6 +80,12 @@ class LedgerWriter:
                 self._keys.add(run.summary.tenant, run.keys)
             if self._waiting.rows >= self._rows:
                 self._state.notify_all()
+
+    def hear(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Other services have closed runs with these keys: a late record finds them in the ledger."""
+        with self._state:
+            for tenant, key in keys:
+                self._keys.add(tenant, (key,))
 
     def find(self, tenant: str, key: str) -> bytes | None:
         """What wakes a closed run, written or not. A key never seen costs about a microsecond."""
