@@ -24,7 +24,7 @@ from otel_cost.core.exemptions import Exemptions
 from otel_cost.core.library import Library
 from otel_cost.core.model.finding import Alert, Burnt
 from otel_cost.core.model.money import nano_to_text
-from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Severity, Source
+from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Source
 from otel_cost.core.outcomes import judge, latest
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
@@ -53,7 +53,7 @@ class Agent:
     history: list[Observed] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
     states: list[Any] = field(default_factory=list)  # one for each rule
-    fired: dict[tuple[str, bytes], Severity] = field(default_factory=dict)  # (rule, onset): said once as loud as that
+    fired: dict[tuple[str, bytes], int] = field(default_factory=dict)  # (rule, onset): said once as loud as that
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +67,7 @@ class Watched:
     open: dict[str, Alert] = field(default_factory=dict)  # episode (rule and onset) → its firing alert
     live: dict[str, Live] = field(default_factory=dict)  # of those, what goes on after it was told of
     covered: set[str] = field(default_factory=set)  # episodes that a louder one tells of as well: paid for there
+    early: set[str] = field(default_factory=set)  # episodes of which only an early notice was given
     pace: Pace = field(default_factory=Pace)
     last: tuple[Agent, Call] | None = None  # whose call came last: what is judged next is his
     nameless: set[bytes] = field(default_factory=set)  # names given to calls without a span
@@ -124,7 +125,7 @@ class Watch:
                         if finding.state == "firing":
                             going[key] = (rule, finding)
                         elif going.pop(key, None):
-                            agent.fired[key] = finding.severity  # over before the rule was there
+                            agent.fired[key] = _rank(rule, finding)  # over before the rule was there
                 known = (_call_of(run, watched, seen) for seen in reversed(agent.history)) if going else ()
                 last = next((call for call in known if call is not None), None)
                 if last is not None:
@@ -221,6 +222,7 @@ class Watch:
         watched.open |= lost.open
         watched.live |= lost.live
         watched.covered |= lost.covered
+        watched.early |= lost.early
         watched.pace.calls += lost.pace.calls
         watched.pace.nano += lost.pace.nano
         watched.pace.told |= lost.pace.told
@@ -235,7 +237,7 @@ class Watch:
                 mine.memory, mine.states = Memory(), self._agent().states
                 for observed in mine.history:
                     for rule, finding in self._findings(mine, observed):
-                        _fired_too(mine, {(rule.name, finding.onset_span_id): finding.severity})
+                        _fired_too(mine, {(rule.name, finding.onset_span_id): _rank(rule, finding)})
 
     def finish(self, run: Run, at_ns: int) -> Iterator[Alert]:
         """The run is over and so is every episode in it: each is closed with what it came to."""
@@ -245,7 +247,9 @@ class Watch:
         for episode, alert in watched.open.items():
             live = watched.live.get(episode)
             burnt = Burnt(alert.wasted_nano, alert.span_ids, 0) if live is None else live.now()
-            if episode not in watched.covered:
+            if episode in watched.early:
+                burnt = replace(burnt, wasted_nano=0)
+            elif episode not in watched.covered:
                 run.wasted[episode] = burnt.wasted_nano
             yield _told(
                 watched,
@@ -271,6 +275,8 @@ class Watch:
             return None
         found: tuple[Alert, int, bool] | None = None
         for episode, alert in islice(reversed(watched.open.items()), _LOOKED_AT):
+            if episode in watched.early:
+                continue
             live = watched.live.get(episode)
             burnt = Burnt(alert.wasted_nano, alert.span_ids, 0) if live is None else live.now()
             if span_id not in burnt.span_ids or (found and loudness(found[0].severity) >= loudness(alert.severity)):
@@ -327,20 +333,26 @@ class Watch:
             if finding.state == "firing":
                 if finding.live is not None:
                     watched.live[episode] = finding.live
-                said = agent.fired.get(key)
-                if said is not None and (rule.severity is not None or loudness(said) >= loudness(finding.severity)):
+                rank = _rank(rule, finding)
+                if agent.fired.get(key, -1) >= rank:
                     continue
-                agent.fired[key] = finding.severity
+                agent.fired[key] = rank
                 if _inhibited(watched, rule, finding):
                     continue
-                for quieter in _overlapping(watched, rule, finding):
+                if finding.early:
+                    watched.early.add(episode)
+                else:
+                    watched.early.discard(episode)
+                for quieter in () if finding.early else _overlapping(watched, rule, finding):
                     if quieter != episode:
                         watched.covered.add(quieter)
                         run.wasted[quieter] = 0
             elif episode not in watched.open:
                 continue  # it was not told of
-            run.wasted[episode] = 0 if episode in watched.covered else finding.wasted_nano
-            shape = run.shapes.setdefault(episode, _shape(rule, finding))
+            shape = ""
+            if not finding.early:
+                run.wasted[episode] = 0 if episode in watched.covered else finding.wasted_nano
+                shape = run.shapes.setdefault(episode, _shape(rule, finding))
             alert = self._alert(run, watched, rule, finding, call, at_ns, watched.open.get(episode), shape)
             exception = self._exemptions.covers(rule.name, lookup(facts(run, call)), call.step.start_ns)
             if exception is not None:
@@ -370,13 +382,16 @@ class Watch:
         known: Alert | None,
         shape: str,
     ) -> Alert:
-        """`known`: the alert that told of this episode before; `shape`: what makes two episodes the same again."""
+        """`known`: the alert that told of this episode before.
+
+        `shape`: what makes two episodes the same again; "" where it is too early to call it one, or waste.
+        """
         if known is not None:
             fingerprint, seq = known.fingerprint, known.seq
         else:
             fingerprint = _hash(run.tenant, rule.name, run.id, call.agent_key, finding.shape)
             seq = watched.episodes[fingerprint] = watched.episodes.get(fingerprint, 0) + 1
-        severity = rule.severity or finding.severity
+        severity = finding.severity if finding.early else rule.severity or finding.severity
         name = f"{fingerprint}-{seq}"
         if finding.state != "firing":
             name += f"-{finding.state}"
@@ -397,13 +412,14 @@ class Watch:
             onset_span_id=finding.onset_span_id,
             at_span_id=finding.at_span_id,
             at_ns=at_ns,
-            wasted_nano=finding.wasted_nano,
-            action=rule.action if rule.mode is Mode.ENFORCE else "",
+            wasted_nano=0 if finding.early else finding.wasted_nano,
+            action=rule.action if rule.mode is Mode.ENFORCE and not finding.early else "",
             summary=finding.summary,
             fingerprint=fingerprint,
             evidence=evidence(run, call)
             | self._money(run, call, finding)
-            | {"loop": shape, **self.library.seen(run.tenant, shape), "mode": rule.mode.value},
+            | ({"loop": shape, **self.library.seen(run.tenant, shape)} if shape else {"at_stake_usd": _usd(finding)})
+            | {"mode": rule.mode.value},
         )
 
     def _money(self, run: Run, call: Call, finding: Finding) -> dict[str, object]:
@@ -435,11 +451,18 @@ def _hash(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
-def _fired_too(agent: Agent, fired: Mapping[tuple[str, bytes], Severity]) -> None:
-    for key, severity in fired.items():
-        said = agent.fired.get(key)
-        if said is None or loudness(said) < loudness(severity):
-            agent.fired[key] = severity
+def _rank(rule: Loop, finding: Finding) -> int:
+    """How loud a finding is: an early one less than any other; where a rule says how loud, all others are equal."""
+    return 0 if finding.early else 1 if rule.severity is not None else 1 + loudness(finding.severity)
+
+
+def _usd(finding: Finding) -> str | None:
+    return None if finding.wasted_nano is None else nano_to_text(finding.wasted_nano)
+
+
+def _fired_too(agent: Agent, fired: Mapping[tuple[str, bytes], int]) -> None:
+    for key, rank in fired.items():
+        agent.fired[key] = max(rank, agent.fired.get(key, rank))
 
 
 def _call_of(run: Run, watched: Watched, seen: Observed) -> Call | None:
@@ -462,10 +485,14 @@ def _inhibited(watched: Watched, rule: Loop, finding: Finding) -> bool:
     """Is this loop already told, as loud or louder, by another rule? One episode is one alarm and is paid for once."""
     if rule.detector.category is not Category.LOOP:
         return False
+    if finding.early:
+        return bool(_overlapping(watched, rule, finding))
     strictness = _strictness(rule.action if rule.mode is Mode.ENFORCE else "")
     loud = loudness(rule.severity or finding.severity)
     return any(
-        loudness(watched.open[episode].severity) >= loud and _strictness(watched.open[episode].action) >= strictness
+        episode not in watched.early
+        and loudness(watched.open[episode].severity) >= loud
+        and _strictness(watched.open[episode].action) >= strictness
         for episode in _overlapping(watched, rule, finding)
     )
 

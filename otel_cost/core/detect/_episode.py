@@ -21,6 +21,7 @@ WINDOW: Final = 20
 CALM: Final = 3
 # A prompt below this share of the last one was compacted, or a new conversation was begun.
 COMPACTED: Final = 0.7
+_NOTABLE: Final = 3
 _SPANS: Final = 64
 _NAMES: Final = 8
 # What a schema calls its arguments. Of a tool that takes any keys, only those that look like names are told.
@@ -77,6 +78,7 @@ class Episode:
     last: int = 0  # index of the last tool call that belongs here
     quiet: int = 0  # calls that brought something new since then
     told: Severity | None = None  # how loud it was told of
+    early: bool = False  # that was before its time
     named: dict[str, int] | None = None  # the first call's arguments, as hashes by name
     varying: set[str] = field(default_factory=set)  # names of those that a later call changed
 
@@ -86,7 +88,16 @@ class Episode:
 
     def is_news(self, severity: Severity) -> bool:
         """Was it not yet told of as loud as this?"""
-        return self.told is None or loudness(self.told) < loudness(severity)
+        return self.told is None or self.early or loudness(self.told) < loudness(severity)
+
+    def due(self, count: int) -> bool:
+        """Is there something to tell? In earnest from `count` repeats on, a notice one short of it.
+
+        Two of a kind are not worth a notice: one retry is healthy.
+        """
+        if self.repeats >= count:
+            return self.told is None or self.early
+        return self.told is None and self.repeats == count - 1 >= _NOTABLE
 
     def add(self, span_id: bytes, cost: int | None, at: int, traits: Traits | None = None) -> None:
         """Take a call in. Beyond the first few dozens of spans only the last one is kept."""
@@ -115,11 +126,19 @@ class Episode:
         summary: str,
         evidence: dict[str, str | int | None],
         severity: Severity | None = None,
+        count: int = 0,
     ) -> Finding:
-        """The episode as of now: firing, firing again if it has become louder, else its end."""
-        severity = severity or self.told or Severity.WARNING
-        state = "firing" if self.is_news(severity) else "resolved"
-        self.told = severity
+        """The episode as of now: firing, firing again if it has become louder, else its end.
+
+        With fewer than `count` repeats it is told of before its time.
+        """
+        early = self.repeats < count
+        if early:
+            severity = Severity.NOTICE
+        elif severity is None:
+            severity = Severity.WARNING if self.told is None or self.early else self.told
+        state = "firing" if self.told is None or (not early and self.is_news(severity)) else "resolved"
+        self.told, self.early = severity, early
         wasteful = self.repeats - self.honest
         return Finding(
             detector=detector,
@@ -137,6 +156,7 @@ class Episode:
                 **evidence,
             },
             state=state,
+            early=early,
             live=self,
         )
 

@@ -25,6 +25,7 @@ class Group:
     size: int | None  # of the result, in the sender's unit
     varied: bool
     episode: Episode
+    needed: int = 0  # calls that make it a loop
 
 
 @dataclass(slots=True)
@@ -50,8 +51,8 @@ def _grouped(
         earlier = repeats.same if exact else repeats.near
         group = _join(state, repeats, earlier) if earlier else None
         if group is not None:
-            needed = count * poll_factor if repeats.now.traits.verb == "poll" else count
-            if group.episode.repeats >= needed and not group.episode.firing and (exact or group.varied):
+            group.needed = count * poll_factor if repeats.now.traits.verb == "poll" else count
+            if group.episode.due(group.needed) and (exact or group.varied):
                 yield _finding(group, name, repeats.now.known_by)
         elif state.groups and not repeats.near:
             yield from _calm(state, name, repeats.now)
@@ -81,7 +82,8 @@ def _calm(state: RepeatState, name: str, now: Past) -> Iterator[Finding]:
     for group in list(state.groups):
         episode = group.episode
         episode.quiet += 1
-        if (episode.firing and episode.quiet >= CALM) or now.at - episode.last >= WINDOW:
+        told = episode.firing and not episode.early
+        if (told and episode.quiet >= CALM) or now.at - episode.last >= WINDOW:
             state.groups.remove(group)
             if episode.firing:
                 yield _finding(group, name, now.known_by)
@@ -101,4 +103,5 @@ def _finding(group: Group, name: str, at_span_id: bytes) -> Finding:
             "result": group.outcome.hex(),
             "result_size": group.size,
         },
+        count=group.needed,
     )

@@ -68,7 +68,7 @@ def _handed(state: State, seen: Observed, tool: str, settings: AgentPingPong) ->
         other = sketch is not None and target.sketch is not None and not sketch.near(target.sketch)
         if other or state.calls - target.episode.last >= WINDOW:
             if target.episode.firing:
-                yield _finding(target, step.span_id, tool)
+                yield _finding(target, step.span_id, tool, settings)
             target = None
     if target is None:
         state.targets.pop(tool, None)
@@ -77,17 +77,18 @@ def _handed(state: State, seen: Observed, tool: str, settings: AgentPingPong) ->
         target = state.targets[tool] = Target(sketch)
     target.end_ns = step.end_ns
     target.episode.add(step.span_id, seen.cost, state.calls)
-    if target.episode.repeats >= settings.pairs and not target.episode.firing:
-        yield _finding(target, step.span_id, tool)
+    if target.episode.due(settings.pairs):
+        yield _finding(target, step.span_id, tool, settings)
 
 
-def _finding(target: Target, at_span_id: bytes, tool: str) -> Finding:
+def _finding(target: Target, at_span_id: bytes, tool: str, settings: AgentPingPong) -> Finding:
     return target.episode.finding(
         DETECTOR.name,
         at_span_id,
         shape=f"hand-off:{tool}",
         summary=f"{tool} handed over the same work {target.episode.repeats} times",
         evidence={"tool": tool},
+        count=settings.pairs,
     )
 
 

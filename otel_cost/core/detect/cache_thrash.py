@@ -78,11 +78,11 @@ def observe(state: State, seen: Observed, settings: CacheThrash) -> Iterable[Fin
         if not prompt.episode.repeats:
             return ()
         over, prompt.episode = prompt.episode, Episode(honest=0)
-        return (_finding(over, step.span_id, model),) if over.firing else ()
+        return (_finding(over, step.span_id, model, settings),) if over.firing else ()
     wasted = _overpaid(prompt, seen, min(last, usage.input) - usage.cache_read)
     prompt.episode.add(step.span_id, wasted, prompt.calls)
-    if prompt.episode.repeats >= settings.count and not prompt.episode.firing:
-        return (_finding(prompt.episode, step.span_id, model),)
+    if prompt.episode.due(settings.count):
+        return (_finding(prompt.episode, step.span_id, model, settings),)
     return ()
 
 
@@ -94,13 +94,14 @@ def _overpaid(prompt: Prompt, seen: Observed, missed: int) -> int | None:
     return max(0, int(missed * (Fraction(paid.rest_nano, paid.rest) - Fraction(read.cached_nano, read.cached))))
 
 
-def _finding(episode: Episode, at_span_id: bytes, model: str) -> Finding:
+def _finding(episode: Episode, at_span_id: bytes, model: str, settings: CacheThrash) -> Finding:
     return episode.finding(
         DETECTOR.name,
         at_span_id,
         shape=f"cache:{model}",
         summary=f"{episode.repeats} calls paid in full for a prompt that was cached",
         evidence={"model": model},
+        count=settings.count,
     )
 
 

@@ -59,17 +59,19 @@ def _around(state: State, seen: Observed, settings: Cycle) -> Iterator[Finding]:
         if state.episode is not None:
             if state.runs[state.period]:
                 state.episode.add(now.span_id, now.cost, now.at)
+                if state.episode.due(state.period * settings.rounds):
+                    yield _finding(state, past, now.known_by, settings)
                 continue
-            yield _finding(state, past, now.known_by)
+            yield _finding(state, past, now.known_by, settings)
             state.period, state.episode = 0, None
         for period in range(2, LONGEST + 1):
-            length = period * settings.rounds
+            length = period * max(2, settings.rounds - 1)  # one round short of it is worth a notice
             # One call that repeats itself has every period; it is `exact_repeat`'s.
             if state.runs[period] >= length - period and size >= length and state.runs[1] < period:
                 state.period, state.episode = period, Episode(honest=period)
                 for one in list(past)[-length:]:
                     state.episode.add(one.span_id, one.cost, one.at)
-                yield _finding(state, past, now.known_by)
+                yield _finding(state, past, now.known_by, settings)
                 break
 
 
@@ -81,7 +83,7 @@ def _equal(one: Past, two: Past) -> bool:
     )
 
 
-def _finding(state: State, past: Sequence[Past], at_span_id: bytes) -> Finding:
+def _finding(state: State, past: Sequence[Past], at_span_id: bytes, settings: Cycle) -> Finding:
     episode = state.episode or Episode()
     tools = [one.tool for one in list(past)[-state.period :]]
     start = tools.index(min(tools))  # wherever the round is entered, it is the same round
@@ -93,6 +95,7 @@ def _finding(state: State, past: Sequence[Past], at_span_id: bytes) -> Finding:
         shape=f"{state.period}:{route}",
         summary=f"{route}: {rounds} rounds with the same results",
         evidence={"period": state.period, "rounds": rounds},
+        count=state.period * settings.rounds,
     )
 
 

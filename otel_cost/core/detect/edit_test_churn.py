@@ -63,7 +63,7 @@ def _checked(state: State, seen: Observed, settings: EditTestChurn) -> Iterator[
     state.failures = traits.failures
     if not failed or better:
         if state.episode.firing:
-            yield _finding(state, step.span_id)
+            yield _finding(state, step.span_id, settings)
         state.episode, state.target, state.edited, state.cost = Episode(), None, False, 0
         return
     if not state.edited:
@@ -71,11 +71,11 @@ def _checked(state: State, seen: Observed, settings: EditTestChurn) -> Iterator[
     state.edited, state.tool = False, step.tool or step.name
     state.episode.add(step.span_id, state.cost, state.calls)
     state.cost = 0
-    if state.episode.repeats >= settings.rounds and not state.episode.firing:
-        yield _finding(state, step.span_id)
+    if state.episode.due(settings.rounds):
+        yield _finding(state, step.span_id, settings)
 
 
-def _finding(state: State, at_span_id: bytes) -> Finding:
+def _finding(state: State, at_span_id: bytes, settings: EditTestChurn) -> Finding:
     rounds = state.episode.repeats
     return state.episode.finding(
         DETECTOR.name,
@@ -83,6 +83,7 @@ def _finding(state: State, at_span_id: bytes) -> Finding:
         shape=f"edit → {state.tool}",
         summary=f"{rounds} rounds of editing one file and a failing {state.tool}",
         evidence={"tool": state.tool, "rounds": rounds, "failures": state.failures},
+        count=settings.rounds,
     )
 
 

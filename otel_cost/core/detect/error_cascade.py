@@ -45,7 +45,7 @@ def _failing(state: State, seen: Observed, settings: ErrorCascade) -> Iterator[F
     step, traits = seen.step, traits_of(seen)
     if not traits.failed:
         if state.episode.firing:
-            yield _finding(state, step.span_id)
+            yield _finding(state, step.span_id, settings)
         if state.shapes:
             state.shapes, state.episode = [], Episode()
         return
@@ -54,14 +54,19 @@ def _failing(state: State, seen: Observed, settings: ErrorCascade) -> Iterator[F
     if len(state.shapes) < 4 * settings.count:
         state.shapes.append(traits.error)
     state.episode.add(step.span_id, seen.cost, state.calls)
-    if state.episode.repeats >= settings.count and not state.episode.firing:
-        yield _finding(state, step.span_id)
+    if state.episode.due(settings.count):
+        yield _finding(state, step.span_id, settings)
 
 
-def _finding(state: State, at_span_id: bytes) -> Finding:
+def _finding(state: State, at_span_id: bytes, settings: ErrorCascade) -> Finding:
     count = state.episode.repeats
     return state.episode.finding(
-        DETECTOR.name, at_span_id, shape="errors", summary=f"{count} different errors in a row", evidence={}
+        DETECTOR.name,
+        at_span_id,
+        shape="errors",
+        summary=f"{count} different errors in a row",
+        evidence={},
+        count=settings.count,
     )
 
 

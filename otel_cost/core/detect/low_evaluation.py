@@ -71,19 +71,19 @@ def observe(state: State, seen: Observed, settings: LowEvaluation) -> Iterable[F
     span_id = seen.step.span_id
     over: Iterable[Finding] = ()
     if not low or progress:
-        over = (_finding(outcome.name, judged, span_id),) if judged.episode.firing else ()
+        over = (_finding(outcome.name, judged, span_id, settings),) if judged.episode.firing else ()
         judged = state.judges[outcome.name] = Judged(best=score)
         if not low:
             return over
     judged.calls += 1
     judged.best = score if judged.best is None else max(judged.best, score or 0)
     judged.episode.add(span_id, spent, judged.calls)
-    if judged.episode.repeats >= settings.count and not judged.episode.firing:
-        return (_finding(outcome.name, judged, span_id),)
+    if judged.episode.due(settings.count):
+        return (*over, _finding(outcome.name, judged, span_id, settings))
     return over
 
 
-def _finding(name: str, judged: Judged, at_span_id: bytes) -> Finding:
+def _finding(name: str, judged: Judged, at_span_id: bytes, settings: LowEvaluation) -> Finding:
     best = judged.best
     return judged.episode.finding(
         DETECTOR.name,
@@ -91,6 +91,7 @@ def _finding(name: str, judged: Judged, at_span_id: bytes) -> Finding:
         shape=f"evaluation:{name}",
         summary=f"{name} was low {judged.episode.repeats} times and did not get better",
         evidence={"evaluation": name, "best_percent": None if best is None else round(100 * best)},
+        count=settings.count,
     )
 
 

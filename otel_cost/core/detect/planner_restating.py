@@ -66,21 +66,22 @@ def _ordered(state: State, seen: Observed, order: Sketch, settings: PlannerResta
         state.episode.quiet += 1
         if state.episode.quiet < CALM:
             return
-        yield _finding(state.episode, step.span_id)
+        yield _finding(state.episode, step.span_id, settings)
     if not restated:
         state.episode = Episode()
     state.episode.add(step.span_id, seen.cost, state.calls)
-    if state.episode.repeats >= settings.count and not state.episode.firing:
-        yield _finding(state.episode, step.span_id)
+    if state.episode.due(settings.count):
+        yield _finding(state.episode, step.span_id, settings)
 
 
-def _finding(episode: Episode, at_span_id: bytes) -> Finding:
+def _finding(episode: Episode, at_span_id: bytes, settings: PlannerRestating) -> Finding:
     return episode.finding(
         DETECTOR.name,
         at_span_id,
         shape="restated",
         summary=f"the same order was given {episode.repeats} times without new answers",
         evidence={},
+        count=settings.count,
     )
 
 

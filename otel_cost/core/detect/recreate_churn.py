@@ -47,24 +47,25 @@ def _written(state: State, seen: Observed, settings: RecreateChurn) -> Iterator[
         if passed or state.calls - episode.last >= WINDOW:
             del state.files[target]
             if episode.firing:
-                yield _finding(episode, step.span_id, step.tool or step.name)
+                yield _finding(episode, step.span_id, step.tool or step.name, settings)
     if not traits.whole or traits.failed or traits.target is None:
         return
     if traits.target not in state.files and len(state.files) >= WINDOW:
         return
     episode = state.files.setdefault(traits.target, Episode())
     episode.add(step.span_id, seen.cost, state.calls)
-    if episode.repeats >= settings.count and not episode.firing:
-        yield _finding(episode, step.span_id, step.tool or step.name)
+    if episode.due(settings.count):
+        yield _finding(episode, step.span_id, step.tool or step.name, settings)
 
 
-def _finding(episode: Episode, at_span_id: bytes, tool: str) -> Finding:
+def _finding(episode: Episode, at_span_id: bytes, tool: str, settings: RecreateChurn) -> Finding:
     return episode.finding(
         DETECTOR.name,
         at_span_id,
         shape="recreate",
         summary=f"one file was written whole {episode.repeats} times",
         evidence={"tool": tool},
+        count=settings.count,
     )
 
 

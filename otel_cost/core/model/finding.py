@@ -39,6 +39,7 @@ class Finding:
     severity: Severity
     evidence: dict[str, str | int | None] = field(default_factory=dict)
     state: str = "firing"  # firing | resolved
+    early: bool = False  # a notice before its time: not enough to act on, or to call it waste
     live: Live | None = field(default=None, compare=False, repr=False)  # None: it is over with this finding
 
 

@@ -59,7 +59,11 @@ def model(
 
 
 def feed(detector: str, *calls: Observed, **settings: Any) -> list[Finding]:
-    """All findings of one agent's calls; span ids are the calls' places, from 0, times a second apart."""
+    """Findings in earnest (no early notices) of one agent's calls; span ids are their places, a second apart."""
+    return [finding for finding in feed_all(detector, *calls, **settings) if not finding.early]
+
+
+def feed_all(detector: str, *calls: Observed, **settings: Any) -> list[Finding]:
     found = DETECTORS[detector]
     state, chosen, memory = found.state(), found.settings(**settings), Memory()
     findings: list[Finding] = []
