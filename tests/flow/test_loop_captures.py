@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,30 @@ def alarms(scenario: str) -> list[str]:
 @pytest.mark.parametrize("scenario", [name for name, one in scenarios().items() if not one["present"]])
 def test_no_alarm_without_a_loop(scenario: str) -> None:
     assert not alarms(scenario)
+
+
+@pytest.mark.skipif("openai-agents-openinference/llm_retry" not in scenarios(), reason="that capture is not here")
+@pytest.mark.parametrize("seed", range(6))
+def test_an_agent_started_anew_for_each_try_is_one_agent_in_whatever_order_its_spans_come(seed: int) -> None:
+    files, _ = otlp_files(sorted((CAPTURES / "openai-agents-openinference").glob("llm_retry.[0-9][0-9].*")))
+    spans = [
+        span
+        for file in files
+        for request in requests(file)
+        if request.signal is Signal.TRACES
+        for span in decode_traces(request.payload, "default", 0).events
+    ]
+    if seed:
+        random.Random(seed).shuffle(spans)
+    else:
+        spans.sort(key=lambda span: span.start_ns)  # parents first
+    engine = build_engine(load_config(environ={}))
+    now_ns = max(span.end_ns for span in spans)
+    for position, span in enumerate(spans):
+        engine.feed(Signal.TRACES, [span], position, now_ns)
+    engine.close(now_ns)
+    loops = [alert for alert in engine.take().alerts if alert.category is Category.LOOP and alert.state == "firing"]
+    assert [(alert.kind, len(alert.span_ids)) for alert in loops] == [("retry_storm", 4)]
 
 
 def test_nearly_every_loop_that_a_client_shows_is_found() -> None:

@@ -257,6 +257,8 @@ class Run:
     def _walk(self, step: Step) -> None:
         before = self._place.get(step)
         place = self._place[step] = self.trace(step.trace_id).walk(step)
+        if before is not None and step.kind is Kind.AGENT and step in self._threads:
+            self._thread_again(step, before, place)
         if before is not None and place.agent is not None and place.same_as(before):
             # Nothing but how far up the tree is known.
             self._cover(step, place)
@@ -458,13 +460,32 @@ class Run:
         """An agent that is invoked again and again under one parent, never twice at once, is one agent at work."""
         key = f"id:{agent.agent_id}" if agent.agent_id else f"span:{agent.span_id.hex()}"
         if not agent.agent_id:
-            place = self.place(agent)
-            parent = place.agent.span_id if place.agent is not None else place.missing.to_bytes(8, "big")
-            turns = self._turns.setdefault((parent, agent.agent or agent.name), {})
+            turns = self._turns.setdefault(_turn_of(agent, self.place(agent)), {})
             key = next((known for known, times in turns.items() if _is_apart(agent, times)), key)
             insort(turns.setdefault(key, []), (agent.start_ns, agent.end_ns))
         self._threads[agent] = key
         return key
+
+    def _thread_again(self, agent: Step, before: Place, place: Place) -> None:
+        """More is known of what is above an agent: whether it is one with others must not depend on what came first."""
+        turn = _turn_of(agent, before)
+        if agent.agent_id or turn == _turn_of(agent, place):
+            return
+        was = self._threads[agent]
+        turns = self._turns.get(turn, {})
+        times = turns.get(was, [])
+        if (agent.start_ns, agent.end_ns) in times:
+            times.remove((agent.start_ns, agent.end_ns))
+        if not times:
+            turns.pop(was, None)
+        if not turns:
+            self._turns.pop(turn, None)
+        key = self._thread(agent)
+        if key != was:
+            self.moves.append((was, key))
+            for call in self.trace(agent.trace_id).calls.values():
+                if call.agent_key == was:
+                    call.agent_key = key
 
     def _put(self, call: Call, before: Call | None) -> None:
         if before is not None and before.trace_id != call.trace_id:
@@ -744,6 +765,12 @@ _TOLD_IN_PLACE = frozenset({Source.SPAN, Source.METRIC})
 _COUNTED_APART = frozenset({Source.SPAN, Source.LOG, Source.EVENT})
 _NOWHERE = Place()
 _LATE_NS = 2_000_000_000  # a log record is written at the end of what it tells, or a flush later
+
+
+def _turn_of(agent: Step, place: Place) -> tuple[bytes, str]:
+    """What turns of one agent have in common: who is above them, and its name."""
+    above = place.agent.span_id if place.agent is not None else place.missing.to_bytes(8, "big")
+    return above, agent.agent or agent.name
 
 
 def _is_apart(agent: Step, times: list[tuple[int, int]]) -> bool:
