@@ -116,6 +116,9 @@ class Host:
     def open_runs(self) -> list[object]:
         return []
 
+    def drift(self, _tenant: str | None) -> list[object]:
+        return []
+
     def budgets(self, _tenant: str | None, _limit: int) -> list[object]:
         return []
 
