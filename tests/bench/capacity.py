@@ -3,9 +3,10 @@
     python tests/bench/capacity.py [--rates 1000,10000,100000,1000000] [--spans 30000] [--turn 3] [--measured FILE.json]
 
 Measures one `otel-cost serve` (durable acks, starter rules, ledger, one OTLP destination): CPU per 1,000 spans of its
-process tree, bytes of journal per span, bytes of ledger per call, memory per open run, and what the sorting stage of
-Kafka costs beside it; then prints what each rate needs. What is not measured is an assumption, printed with its value
-and an option of its own. `--measured` reads the measurements, or writes them if it is not there.
+process tree, bytes of journal per span, bytes of ledger per call, memory per open run; the same with its ledger in a
+PostgreSQL of its own, and what that takes; and what the sorting stage of Kafka costs beside it. Then it prints what
+each rate needs. What is not measured is an assumption, printed with its value and an option of its own. `--measured`
+reads the measurements, or writes them if it is not there.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import grpc
+import psycopg
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from engine_state import _alone
 from load import Load, make_load
-from subjects import Running, start_otel_cost
+from subjects import TICKS, Running, start_otel_cost, tree_cpu_s
 
 from otel_cost.core.decode.encode import encode_records
 from otel_cost.core.decode.otlp import decode_traces
 from otel_cost.edge.journal import Journal, Record
+from postgres import running
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -53,6 +57,9 @@ class Measured:
     sort_cpu_ms_per_1k: float  # decode and encode again: the first stage on Kafka, without its look-ups
     journal_bytes_per_span: float
     ledger_bytes_per_call: float  # DuckDB's file, steps, runs and snapshots included
+    postgres_bytes_per_call: float  # the same in PostgreSQL, with its indexes
+    postgres_worker_cpu_ms_per_1k: float  # of a worker that writes there
+    postgres_cpu_ms_per_1k: float  # of the database for 1,000 spans
     memory_bytes_per_open_run: float
     base_memory_mb: float
     spans_per_run: int
@@ -68,8 +75,8 @@ class Assumed:
     kafka_hours: float = 24.0  # retention of the topics
     replicas: int = 3
     retention_days: int = 90
-    postgres_factor: float = 5.0  # bytes of a call there per byte in DuckDB: rows and indexes instead of columns
-    postgres_rows_per_s: float = 40_000  # that one primary takes, in batches, with its indexes
+    database_cores: float = 16.0  # of one PostgreSQL
+    large_tables: float = 4.0  # times the work of a row in tables beyond memory, against that of new ones
     broker_mb_per_s: float = 100.0  # written by one broker
     growth: float = 2.0  # partitions are not changed while runs are open
 
@@ -107,6 +114,7 @@ def measure(spans: int, turn: int) -> Measured:
         empty = _served(folder / "empty", make_load(500, 500, turn=turn))
         full = _served(folder / "full", load)
         journal = _journalled(folder / "journal", load)
+        shared = _shared(folder / "shared", load)
     few, many = (_alone(20_000, 50, times)[1] for times in (1, 6))
     runs_between = 5 * 20_000 // 50
     packed = b"".join(load.bodies)
@@ -118,6 +126,9 @@ def measure(spans: int, turn: int) -> Measured:
         sort_cpu_ms_per_1k=_sorted_cpu_s(load) / load.spans * 1e6,
         journal_bytes_per_span=journal / load.spans,
         ledger_bytes_per_call=(full.ledger_bytes - empty.ledger_bytes) / load.calls,
+        postgres_bytes_per_call=shared.ledger_bytes / load.calls,
+        postgres_worker_cpu_ms_per_1k=(shared.cpu_s - empty.cpu_s) / load.spans * 1e6,
+        postgres_cpu_ms_per_1k=shared.database_cpu_s / load.spans * 1e6,
         memory_bytes_per_open_run=(many - few) * 2**20 / runs_between,
         base_memory_mb=empty.peak_mb,
         spans_per_run=50,
@@ -129,9 +140,35 @@ class _Served:
     cpu_s: float
     ledger_bytes: int
     peak_mb: float
+    database_cpu_s: float = 0.0
 
 
-def _served(folder: Path, load: Load) -> _Served:
+def _shared(folder: Path, load: Load) -> _Served:
+    """The same with its ledger in a PostgreSQL that nobody else uses."""
+    with running() as server:
+        url = server.url()
+        assert server.process is not None
+        before, begun = _size(url), tree_cpu_s(server.process.pid)
+        served = _served(folder, load, f"ledger={url}")
+        # What its processes for connections took went to the parent when they ended.
+        took = tree_cpu_s(server.process.pid) + _reaped_s(server.process.pid) - begun
+        return replace(served, ledger_bytes=_size(url) - before, database_cpu_s=took)
+
+
+def _size(url: str) -> int:
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("CHECKPOINT")
+        row = db.execute("SELECT pg_database_size(current_database())").fetchone()
+        return int(row[0]) if row else 0
+
+
+def _reaped_s(pid: int) -> float:
+    """CPU of children that have ended."""
+    said = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(said[13]) + int(said[14])) / TICKS
+
+
+def _served(folder: Path, load: Load, *sets: str) -> _Served:
     """One service from ready to gone under a load."""
     folder.mkdir(parents=True)
     command = [sys.executable, "-c", "from sink import main; main()"]
@@ -140,18 +177,19 @@ def _served(folder: Path, load: Load) -> _Served:
     ) as sink:
         assert sink.stdout is not None
         assert sink.stdin is not None
-        running = start_otel_cost(folder, int(sink.stdout.readline()))
-        running.begin()
-        _send(running, load)
+        worker = start_otel_cost(folder, int(sink.stdout.readline()), sets=sets)
+        worker.begin()
+        _send(worker, load)
         time.sleep(3)  # what is open stays open; what waits for company goes
-        busy = running.stop()
+        busy = worker.stop()
         sink.stdin.close()
         sink.wait(30)
-    return _Served(busy, (folder / "data" / "ledger.duckdb").stat().st_size, running.peak_mb)
+    file = folder / "data" / "ledger.duckdb"
+    return _Served(busy, file.stat().st_size if file.exists() else 0, worker.peak_mb)
 
 
-def _send(running: Running, load: Load) -> None:
-    with grpc.insecure_channel(running.grpc) as channel, ThreadPoolExecutor(4) as pool:
+def _send(worker: Running, load: Load) -> None:
+    with grpc.insecure_channel(worker.grpc) as channel, ThreadPoolExecutor(4) as pool:
         export = channel.unary_unary(EXPORT)
 
         def one(body: bytes) -> None:
@@ -206,24 +244,25 @@ class Plan:
     worker_disk_gb: float  # journal of an hour, for the tier without Kafka
     kafka_gb: float
     brokers: int
-    ledger_rows_per_s: float
+    calls_per_s: float
     ledger_gb: float
-    databases: int
+    database_cores: float
+    databases: int  # 0: DuckDB
 
 
 def plan(measured: Measured, assumed: Assumed, rate: float) -> Plan:
-    """What `rate` spans a second need."""
-    per_worker = (
-        1000 * assumed.cores * assumed.utilisation / (measured.cpu_ms_per_1k + measured.sort_cpu_ms_per_1k) * 1000
-    )
-    workers = math.ceil(rate / per_worker)
+    """What `rate` spans a second need: one worker with its own ledger while that is enough, else a fleet."""
+    core_s = assumed.cores * assumed.utilisation
+    alone = rate * measured.cpu_ms_per_1k / 1e6 <= core_s
+    of_fleet = measured.postgres_worker_cpu_ms_per_1k + measured.sort_cpu_ms_per_1k
+    workers = 1 if alone else max(2, math.ceil(rate * of_fleet / 1e6 / core_s))
     open_runs = rate / measured.spans_per_run * assumed.open_minutes * 60 / workers
     kept = measured.span_bytes * measured.zstd_ratio
     calls = rate * measured.call_share
-    # A call, its step in the tree, and what its run, trace and keys add.
-    rows = 2 * calls + 5 * rate / measured.spans_per_run
-    duckdb_gb = calls * DAY_S * assumed.retention_days * measured.ledger_bytes_per_call / 1e9
+    per_call = measured.ledger_bytes_per_call if alone else measured.postgres_bytes_per_call
     written_mb_s = 2 * rate * kept * assumed.replicas / 1e6  # the Collectors' topics, and the steps
+    database_s = rate * measured.postgres_cpu_ms_per_1k / 1e6 * assumed.large_tables
+    database_cores = database_s / assumed.utilisation
     return Plan(
         rate=rate,
         workers=workers,
@@ -232,9 +271,10 @@ def plan(measured: Measured, assumed: Assumed, rate: float) -> Plan:
         worker_disk_gb=rate / workers * measured.journal_bytes_per_span * 3600 / 1e9 / assumed.utilisation,
         kafka_gb=2 * rate * kept * assumed.kafka_hours * 3600 * assumed.replicas / 1e9 / assumed.utilisation,
         brokers=max(int(assumed.replicas), math.ceil(written_mb_s / assumed.broker_mb_per_s / assumed.utilisation)),
-        ledger_rows_per_s=rows,
-        ledger_gb=duckdb_gb * (1 if workers == 1 else assumed.postgres_factor),
-        databases=1 if workers == 1 else math.ceil(rows / assumed.postgres_rows_per_s / assumed.utilisation),
+        calls_per_s=calls,
+        ledger_gb=calls * DAY_S * assumed.retention_days * per_call / 1e9,
+        database_cores=0.0 if alone else database_cores,
+        databases=0 if alone else math.ceil(database_cores / assumed.database_cores),
     )
 
 
@@ -242,7 +282,7 @@ def markdown(measured: Measured, assumed: Assumed, rates: list[float]) -> str:
     """A table of plans."""
     header = (
         "spans/s", "workers", "partitions", "memory each", "journal each, 1 h", "Kafka disk", "brokers",
-        "ledger rows/s",
+        "calls/s",
         f"ledger, {assumed.retention_days:.0f} d", "databases",
     )  # fmt: skip
     lines = ["", f"| {' | '.join(header)} |", f"|{'---:|' * len(header)}"]
@@ -251,8 +291,8 @@ def markdown(measured: Measured, assumed: Assumed, rates: list[float]) -> str:
         cells = (
             f"{one.rate:,.0f}", f"{one.workers:,}", "–" if one.workers == 1 else f"{one.partitions:,}",
             _gb(one.worker_memory_gb), _gb(one.worker_disk_gb), kafka, "–" if one.workers == 1 else f"{one.brokers:,}",
-            f"{one.ledger_rows_per_s:,.0f}", _gb(one.ledger_gb),
-            "DuckDB" if one.workers == 1 else f"{one.databases:,} PostgreSQL",
+            f"{one.calls_per_s:,.0f}", _gb(one.ledger_gb),
+            "DuckDB" if not one.databases else f"{one.databases:,} PostgreSQL, {one.database_cores:,.0f} cores",
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

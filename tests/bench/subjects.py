@@ -52,8 +52,10 @@ class Running:
         return busy
 
 
-def start_otel_cost(folder: Path, sink_port: int, *, command: tuple[str, ...] = ()) -> Running:
-    """`otel-cost serve`: durable acks, starter rules, ledger, one OTLP destination."""
+def start_otel_cost(
+    folder: Path, sink_port: int, *, command: tuple[str, ...] = (), sets: tuple[str, ...] = ()
+) -> Running:
+    """`otel-cost serve`: durable acks, starter rules, ledger, one OTLP destination. `sets`: more of its config."""
     config = folder / "config.yaml"
     config.write_text(
         "receivers: {otlp: {protocols: {grpc: {endpoint: '127.0.0.1:0'}, http: {endpoint: '127.0.0.1:0'}}}}\n"
@@ -63,12 +65,15 @@ def start_otel_cost(folder: Path, sink_port: int, *, command: tuple[str, ...] = 
     )
     called = command or (sys.executable, "-m", "otel_cost")
     process = subprocess.Popen(
-        [*called, "serve", "-c", str(config), "--data-dir", str(folder / "data")],
+        [
+            *called, "serve", "-c", str(config), "--data-dir", str(folder / "data"),
+            *(part for one in sets for part in ("--set", one)),
+        ],
         stdout=subprocess.PIPE,
         stderr=(folder / "stderr.log").open("w"),
         text=True,
         cwd=ROOT,
-    )
+    )  # fmt: skip
     assert process.stdout is not None
     ready = re.search(r"grpc=(\S+) http=(\S+)", process.stdout.readline())
     if ready is None:
