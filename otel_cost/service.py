@@ -96,8 +96,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TICK_S: Final = 0.1
-# Durable but not yet through the engine. Beyond it the journal's writer waits, and with it the senders.
+# Durable but not yet through the engine. Beyond it tenants wait that have more than their share of it in line; beyond
+# twice as much the journal's writer waits, and with it everybody.
 BACKLOG_BYTES: Final = 8 * 2**20
+ADMIT_S: Final = 20.0  # how long a request waits for that before it is told to come back
 # Overload, as routes may ask for it: from the first share of the backlog on, until it is down to the second.
 OVERLOADED_AT: Final = 0.75
 RELIEVED_AT: Final = 0.25
@@ -973,6 +975,8 @@ class Service:
                 raise OverloadedError(f"the queue of exporter {name} is full", 5.0)
         if self._ledger_problem is not None:
             raise OverloadedError(f"the ledger cannot be written: {self._ledger_problem}", 5.0)
+        if not self._backlog.admit(tenant, ADMIT_S):
+            raise OverloadedError("too much of this tenant's waits for the engine", 2.0)
 
     def _ledger_failed(self, error: LedgerUnavailableError | None) -> None:
         self._ledger_problem = None if error is None else str(error)
@@ -1031,6 +1035,7 @@ class _Backlog:
         self._line: queue.SimpleQueue[Record | tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._room = threading.Condition()
         self._bytes = 0
+        self._of: dict[str, int] = {}  # the same by tenant
         self._closed = False
         self._sleeps = False
         self.is_overloaded = False
@@ -1041,10 +1046,19 @@ class _Backlog:
         for record in records:
             size = len(record.payload)
             with self._room:
-                self._room.wait_for(lambda: self._bytes < BACKLOG_BYTES or self._closed)
+                self._room.wait_for(lambda: self._bytes < 2 * BACKLOG_BYTES or self._closed)
                 self._bytes += size
+                self._of[record.tenant] = self._of.get(record.tenant, 0) + size
                 self.is_overloaded = self.is_overloaded or self._bytes >= OVERLOADED_AT * BACKLOG_BYTES
             self._line.put(record)
+
+    def admit(self, tenant: str, timeout_s: float) -> bool:
+        """Wait until the line is short, or what a tenant has in it is less than an equal share; False: in vain."""
+        with self._room:
+            return self._room.wait_for(lambda: self._closed or not self._is_greedy(tenant), timeout_s)
+
+    def _is_greedy(self, tenant: str) -> bool:
+        return self._bytes >= BACKLOG_BYTES and self._of.get(tenant, 0) * len(self._of) >= BACKLOG_BYTES
 
     def put_hook(self, event: HookEvent, answer: Future[Decision]) -> None:
         self.hooks.append((event, answer))
@@ -1079,7 +1093,13 @@ class _Backlog:
             return None
         if not isinstance(first, tuple):
             with self._room:
-                self._bytes -= len(first.payload)
+                size = len(first.payload)
+                self._bytes -= size
+                left = self._of[first.tenant] - size
+                if left:
+                    self._of[first.tenant] = left
+                else:
+                    del self._of[first.tenant]
                 self.is_overloaded = self.is_overloaded and self._bytes > RELIEVED_AT * BACKLOG_BYTES
                 self._room.notify_all()
         return [first]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -59,3 +61,24 @@ def test_cheap_traces_are_sampled_while_it_lasts(overload: bool) -> None:
     cheap = [one for one in kept if one.trace_id[-1] % 2 == 0]
     assert {one.sample_rate for one in cheap} == ({10} if overload else {None})
     assert (5 < len(cheap) < 50 and len(cheap) + len(left_out) == 200) if overload else not left_out
+
+
+def test_a_greedy_tenant_waits_and_a_small_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "BACKLOG_BYTES", 100)
+    backlog = _Backlog()
+
+    def put(tenant: str, size: int) -> None:
+        backlog.put_records([Record("traces", tenant, 0, b"x" * size)])
+
+    put("big", 90)
+    assert backlog.admit("big", 0)  # the line is short
+    put("small", 5)
+    put("big", 30)
+    assert (backlog.admit("big", 0), backlog.admit("small", 0), backlog.admit("new", 0)) == (False, True, True)
+    backlog.take(1)
+    assert backlog.admit("big", 0)
+    put("big", 120)
+    waiting = ThreadPoolExecutor(1)
+    answer = waiting.submit(backlog.admit, "big", 20)
+    backlog.close()  # nobody waits for an engine that is gone
+    assert answer.result(20)
