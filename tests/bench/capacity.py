@@ -1,6 +1,7 @@
 """How many workers, partitions, disks and databases for so many spans a second: one worker is measured.
 
     python tests/bench/capacity.py [--rates 1000,10000,100000,1000000] [--spans 30000] [--turn 3] [--measured FILE.json]
+    python tests/bench/capacity.py --slope 1,2,4
 
 Measures one `otel-cost serve` (durable acks, starter rules, ledger, one OTLP destination): CPU per 1,000 spans of its
 process tree, bytes of journal per span, bytes of ledger per call, memory per open run; the same with its ledger in a
@@ -87,9 +88,17 @@ def main() -> None:
     parser.add_argument("--spans", type=int, default=30_000)
     parser.add_argument("--turn", type=int, default=3, help="of so many spans two are calls")
     parser.add_argument("--measured", type=Path)
+    parser.add_argument("--slope", metavar="1,2,4", help="only this: so many workers share one load and one PostgreSQL")
     for one in fields(Assumed):
         parser.add_argument(f"--{one.name.replace('_', '-')}", type=float, default=one.default)
     options = parser.parse_args()
+    if options.slope:
+        load = make_load(options.spans, 500, turn=options.turn)
+        print(f"{load}\n\n| workers | CPU-ms per 1,000 spans | database | calls in the ledger |\n|---:|---:|---:|---:|")
+        for one in (slope(load, int(workers)) for workers in options.slope.split(",")):
+            cells = (one.workers, f"{one.cpu_ms_per_1k:.0f}", f"{one.database_cpu_ms_per_1k:.0f}", f"{one.calls:,}")
+            print(f"| {' | '.join(map(str, cells))} |")
+        return
     assumed = Assumed(**{one.name: getattr(options, one.name) for one in fields(Assumed)})
     if options.measured is not None and options.measured.exists():
         measured = Measured(**json.loads(options.measured.read_text()))
@@ -153,6 +162,34 @@ def _shared(folder: Path, load: Load) -> _Served:
         # What its processes for connections took went to the parent when they ended.
         took = tree_cpu_s(server.process.pid) + _reaped_s(server.process.pid) - begun
         return replace(served, ledger_bytes=_size(url) - before, database_cpu_s=took)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Some workers on one ledger, each with its share of one load."""
+
+    workers: int
+    cpu_ms_per_1k: float  # of all of them
+    database_cpu_ms_per_1k: float
+    calls: int  # that the ledger has
+
+
+def slope(load: Load, workers: int) -> Shared:
+    """What the same load costs when it is split among more workers: flat means that they do not hinder each other."""
+    with running() as server, tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(workers) as pool:
+        url = server.url()
+        assert server.process is not None
+        shares = [Load(load.bodies[n::workers], load.spans // workers, 0) for n in range(workers)]
+        few = Load(load.bodies[:0], 0, 0)
+        idle = _served(Path(scratch) / "idle", few, f"ledger={server.url()}")
+        begun = tree_cpu_s(server.process.pid) + _reaped_s(server.process.pid)
+        folders = [Path(scratch) / str(n) for n in range(workers)]
+        served = list(pool.map(_served, folders, shares, [f"ledger={url}"] * workers))
+        database = tree_cpu_s(server.process.pid) + _reaped_s(server.process.pid) - begun
+        with psycopg.connect(url) as db:
+            row = db.execute("SELECT count(*) FROM call_rows").fetchone()
+    busy = sum(one.cpu_s - idle.cpu_s for one in served)
+    return Shared(workers, busy / load.spans * 1e6, database / load.spans * 1e6, int(row[0]) if row else 0)
 
 
 def _size(url: str) -> int:

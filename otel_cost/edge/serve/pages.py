@@ -245,7 +245,7 @@ class Pages:
 
     def _pace(self, now_ns: int, tenant: str | None) -> str:
         """Dollars an hour, as spent in the last ten minutes."""
-        spent = self.views.ledger.spend_over_time(_PACE_NS, now_ns - _PACE_NS, now_ns, tenant)
+        spent = self.views.spend_over_time(_PACE_NS, "pace", now_ns - _PACE_NS, now_ns, tenant)
         return usd(sum(nano for _, nano in spent) * (_HOUR // _PACE_NS)) or "0"
 
     def _looping(self, open_runs: Sequence[Row], tenant: str | None) -> list[Row]:
@@ -262,14 +262,14 @@ class Pages:
         ][:8]
 
     def _bars(self, chosen: str, since_ns: int | None, now_ns: int, tenant: str | None) -> list[Bar]:
-        ledger = self.views.ledger
+        over_time = self.views.spend_over_time
         if since_ns is None:
-            days = ledger.spend_over_time(_DAY, 0, now_ns, tenant)
+            days = over_time(_DAY, "all", 0, now_ns, tenant)
             if not days:
                 return []
             since_ns, now_ns = days[0][0], min(now_ns, days[-1][0] + _DAY)
         length = _SPANS.get(chosen, (0, 0))[1] or _step(now_ns - since_ns)
-        spent = dict(ledger.spend_over_time(length, since_ns, now_ns, tenant))
+        spent = dict(over_time(length, chosen, since_ns, now_ns, tenant))
         return _chart(spent, since_ns // length * length, now_ns, length)
 
     def _page(self, name: str, status: int = 200, **values: Any) -> Response:  # noqa: ANN401  # whatever it shows

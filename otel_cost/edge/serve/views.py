@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.core.model.event import DEFAULT_TENANT
@@ -94,11 +94,14 @@ _SLOW_S: Final = 0.1
 _OLDEST_S: Final = 600.0  # live pages correct what they have shown within seconds
 
 
+_Found = TypeVar("_Found")
+
+
 @dataclass(slots=True)
 class _Answer:
-    """Some reports, when they were found, and how long that took; in seconds of a monotonic clock."""
+    """What was found, when, and how long that took; in seconds of a monotonic clock."""
 
-    rows: list[list[Row]]
+    found: Any
     at_s: float
     took_s: float
     is_renewed: bool = False  # somebody is asking anew
@@ -129,9 +132,16 @@ class Views:
     def per_outcome(self, by: Sequence[str], window: str, since_ns: int | None, tenant: str | None = None) -> list[Row]:
         """As `Ledger.per_outcome`, remembered for a while."""
         key = ("per outcome", *by, window, tenant)
-        return self._kept(key, lambda: [self.ledger.per_outcome(by, since_ns, tenant=tenant)])[0]
+        return self._kept(key, lambda: self.ledger.per_outcome(by, since_ns, tenant=tenant))
 
-    def _kept(self, key: tuple[object, ...], ask: Callable[[], list[list[Row]]]) -> list[list[Row]]:
+    def spend_over_time(
+        self, step_ns: int, window: str, since_ns: int, until_ns: int, tenant: str | None = None
+    ) -> list[tuple[int, int]]:
+        """As `Ledger.spend_over_time`, remembered for a while."""
+        key = ("over time", step_ns, window, tenant)
+        return self._kept(key, lambda: self.ledger.spend_over_time(step_ns, since_ns, until_ns, tenant))
+
+    def _kept(self, key: tuple[object, ...], ask: Callable[[], _Found]) -> _Found:
         """An answer stands ten times as long as it took to find: pages that renew themselves do not ask anew.
 
         After that one that took long is given once more while another is found for the next who asks; nobody waits
@@ -140,25 +150,25 @@ class Views:
         with self._lock:
             known = self._answers.get(key)
             if known is not None and known.age_s() < 10 * known.took_s:
-                return known.rows
+                return cast("_Found", known.found)
             behind = known is not None and known.took_s >= _SLOW_S and known.age_s() < _OLDEST_S
             if known is not None and behind:
                 if not known.is_renewed:
                     known.is_renewed = True
                     threading.Thread(target=self._renew, args=(key, ask), name="report", daemon=True).start()
-                return known.rows
+                return cast("_Found", known.found)
         return self._ask(key, ask)
 
-    def _ask(self, key: tuple[object, ...], ask: Callable[[], list[list[Row]]]) -> list[list[Row]]:
+    def _ask(self, key: tuple[object, ...], ask: Callable[[], _Found]) -> _Found:
         begun_s = time.monotonic()
-        rows = ask()
+        found = ask()
         with self._lock:
-            self._answers[key] = _Answer(rows, time.monotonic(), time.monotonic() - begun_s)
+            self._answers[key] = _Answer(found, time.monotonic(), time.monotonic() - begun_s)
             while len(self._answers) > _REMEMBERED:
                 del self._answers[next(iter(self._answers))]
-        return rows
+        return found
 
-    def _renew(self, key: tuple[object, ...], ask: Callable[[], list[list[Row]]]) -> None:
+    def _renew(self, key: tuple[object, ...], ask: Callable[[], object]) -> None:
         try:
             self._ask(key, ask)
         except LedgerUnavailableError:

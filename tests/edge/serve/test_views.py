@@ -45,7 +45,7 @@ def asked(of: Views, window: str = "24h", tenant: str | None = None) -> object:
 def renewed(of: Views, ledger: Slow, number: int) -> None:
     assert ledger.done.wait(5)
     for _ in range(500):
-        if of._answers and next(iter(of._answers.values())).rows[0][0]["number"] == number:
+        if of._answers and next(iter(of._answers.values())).found[0][0]["number"] == number:
             return
         threading.Event().wait(0.01)
     pytest.fail("nobody has asked anew")
