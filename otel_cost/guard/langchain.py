@@ -1,6 +1,10 @@
-"""LangChain and LangGraph: a middleware for `create_agent`, whose tool wrapper also fits a `ToolNode`.
+"""LangChain and LangGraph: a middleware for `create_agent`, whose parts also fit a graph of one's own.
 
     agent = create_agent(model, tools, middleware=[CostMiddleware()])
+
+    cost = CostMiddleware()
+    model = cost.guarded(model.bind_tools(tools))
+    node = ToolNode(tools, wrap_tool_call=cost.wrap_tool_call, awrap_tool_call=cost.awrap_tool_call)
 
 A refused tool call is answered with the words of the rule, a stopped run ends with them as its last message; a
 cheaper model takes the place of the dear one; a slowed run waits. Needs `langchain` 1.x.
@@ -13,10 +17,18 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
-from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelResponse
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    AgentState,
+    ExtendedModelResponse,
+    ModelRequest,
+    ModelResponse,
+)
 from langchain.agents.middleware.types import PrivateStateAttr
 from langchain.chat_models import init_chat_model
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, convert_to_messages
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableBinding
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
@@ -105,6 +117,14 @@ class CostMiddleware(AgentMiddleware):
         await run.aafter_model(**_spent(request, response), trace_id=at)
         return response
 
+    def guarded(self, model: Any) -> Runnable[Any, Any]:  # noqa: ANN401  # a chat model, with what is bound to it
+        """A chat model that asks before each call, for a node of a graph of one's own.
+
+        A stopped run gets the words of the rule as the model's answer, which calls no tools. The run is the
+        current one, or named by the config that the graph is invoked with (`thread_id`, `session_id`).
+        """
+        return _Guarded(model, self)
+
     # ---- tools ---------------------------------------------------------------
 
     def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:  # noqa: ANN401
@@ -172,6 +192,44 @@ class CostMiddleware(AgentMiddleware):
         except Exception as error:  # noqa: BLE001  # whatever a client's package raises; the run goes on as it was
             _log.warning("cannot change the model to %s: %s", name, error)
             return None
+
+
+class _Guarded(Runnable[Any, Any]):
+    """See `CostMiddleware.guarded`."""
+
+    def __init__(self, model: Any, cost: CostMiddleware) -> None:  # noqa: ANN401
+        self._model, self._cost = model, cost
+
+    def invoke(self, input: Any, config: Any = None, **more: Any) -> Any:  # noqa: A002, ANN401  # Runnable's names
+        def call(request: Any) -> Any:  # noqa: ANN401
+            return _with_chat(self._model, request.model).invoke(request.messages, config, **more)
+
+        return _messages(self._cost.wrap_model_call(self._request(input), call))[-1]
+
+    async def ainvoke(self, input: Any, config: Any = None, **more: Any) -> Any:  # noqa: A002, ANN401
+        async def call(request: Any) -> Any:  # noqa: ANN401
+            return await _with_chat(self._model, request.model).ainvoke(request.messages, config, **more)
+
+        return _messages(await self._cost.awrap_model_call(self._request(input), call))[-1]
+
+    def _request(self, given: Any) -> Any:  # noqa: ANN401
+        if isinstance(given, PromptValue):
+            messages = given.to_messages()
+        else:
+            messages = [HumanMessage(given)] if isinstance(given, str) else convert_to_messages(given)
+        return ModelRequest(model=_chat_in(self._model), messages=messages)
+
+
+def _chat_in(model: Any) -> Any:  # noqa: ANN401
+    """The chat model itself, below what is bound to it."""
+    return _chat_in(model.bound) if isinstance(model, RunnableBinding) else model
+
+
+def _with_chat(model: Any, chat: Any) -> Any:  # noqa: ANN401
+    """Another chat model, with the same bound to it."""
+    if not isinstance(model, RunnableBinding):
+        return chat
+    return model.model_copy(update={"bound": _with_chat(model.bound, chat)})
 
 
 # --- What LangChain's objects say --------------------------------------------------------------------------

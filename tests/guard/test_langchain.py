@@ -32,7 +32,10 @@ from langchain.agents.middleware import ToolErrorMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
 
 from otel_cost import guard
 from otel_cost.guard.langchain import CostMiddleware
@@ -304,3 +307,72 @@ def test_a_strong_model_answers_only_after_two_named_failures_of_the_cheap_one(s
     serve(ESCALATION)
     agent = Agent().run(way)
     assert [name for name, _ in agent.model.asked] == ["small-model"] * 2 + ["big-model"] * (MOST - 1)
+
+
+class Bound(Stubborn):
+    """Like real clients: what is bound to it comes with each call."""
+
+    def bind_tools(self, tools: Any, **_: Any) -> Any:
+        return self.bind(tools=[one.name for one in tools])
+
+    def _generate(self, messages: list[Any], stop: Any = None, run_manager: Any = None, **given: Any) -> ChatResult:
+        assert given["tools"] == ["run_tests"]
+        return super()._generate(messages, stop, run_manager)
+
+
+class Graph:
+    """A graph of one's own: a model node, a tool node, and nothing of LangChain's agents."""
+
+    def __init__(self) -> None:
+        tests, cost, model = FailingTests(), CostMiddleware(), Bound(asked=[])
+
+        @tool
+        def run_tests(target: str) -> str:
+            """Run the tests."""
+            return tests(target)
+
+        asking = cost.guarded(model.bind_tools([run_tests]))
+        tools = ToolNode(
+            [run_tests],
+            handle_tool_errors=True,
+            wrap_tool_call=cost.wrap_tool_call,
+            awrap_tool_call=cost.awrap_tool_call,
+        )
+
+        def think(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [asking.invoke(state["messages"])]}
+
+        async def athink(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [await asking.ainvoke(state["messages"])]}
+
+        graph = StateGraph(MessagesState)
+        graph.add_node("think", RunnableLambda(think, athink))
+        graph.add_node("tools", tools)
+        graph.add_edge(START, "think")
+        graph.add_conditional_edges("think", tools_condition)
+        graph.add_edge("tools", "think")
+        self.tests, self.model, self.graph = tests, model, graph.compile()
+
+    def run(self, way: str) -> list[Any]:
+        given = {"messages": [HumanMessage("Make the tests pass.")]}
+        config: Any = {"configurable": {"thread_id": f"graph {next(IDS)}"}}
+        if way == "sync":
+            return self.graph.invoke(given, config)["messages"]
+        return asyncio.run(self.graph.ainvoke(given, config))["messages"]
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_graph_of_ones_own_is_denied_stopped_and_downgraded(serve: Serve, way: str) -> None:
+    serve(DENY)
+    graph = Graph()
+    messages = graph.run(way)
+    assert graph.tests.ran == 3
+    assert [m.content for m in messages if isinstance(m, ToolMessage)][3:] == [DENY_TEXT] * (MOST - 3)
+    serve(STOP)
+    graph = Graph()
+    assert graph.run(way)[-1].content == STOP_TEXT
+    assert (graph.tests.ran, len(graph.model.asked)) == (3, 3)
+    serve(DOWNGRADE)
+    graph = Graph()
+    graph.run(way)
+    assert [name for name, _ in graph.model.asked] == ["big-model"] * 3 + ["small-model"] * (MOST - 2)
