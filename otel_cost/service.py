@@ -49,7 +49,7 @@ from otel_cost.edge.kept_backtests import FOLDER as BACKTESTS
 from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
 from otel_cost.edge.kept_hooks import Place, hook_record, in_order
 from otel_cost.edge.ledger import LedgerUnavailableError
-from otel_cost.edge.ledger.opening import open_ledger
+from otel_cost.edge.ledger.opening import open_ledger, shared_by_services
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes
 from otel_cost.edge.notify import build_sink, build_telling
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
 
     from otel_cost.core.decide import Decision
     from otel_cost.core.model.event import HookEvent, LogEvent, SpanEvent
+    from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.outcomes import OutcomeRule
@@ -89,7 +90,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
     from otel_cost.edge.kept_hooks import KeptHook
-    from otel_cost.edge.ledger import Heard, Selection
+    from otel_cost.edge.ledger import Heard, Selection, Shared
     from otel_cost.edge.partitions import Offset, Partition
     from otel_cost.pipeline import Engine
 
@@ -111,6 +112,7 @@ LOOK_AROUND_S: Final = 1.0
 MOVE_S: Final = 120.0  # for the engine to let go of partitions, or to take them
 HEAR_S: Final = 0.5  # how often others are heard who share the ledger
 HAND_OVER_S: Final = 3.0  # for exporters to send what waits, before others may read it again
+ADOPT_S: Final = 10.0  # how often it is looked for alerts that nobody has told
 MOST_REPLAYED: Final = 10_000
 CURSORS_S: Final = 0.2  # how often it is written down how far each destination is
 _SIGNALS: Final = frozenset(signal.value for signal in Signal)
@@ -139,6 +141,9 @@ class Service:
         self._cursors_file = data / "cursors.json"
         self._standing_file = data / "standing.bin"
         self.ledger = open_ledger(config.ledger, data)
+        self._shared = shared_by_services(self.ledger)
+        self._told: set[tuple[str, str]] = set()  # alerts of which the ledger does not know yet that they were told
+        self._adopt_at = 0.0
         # Kafka keeps the records: positions are this process's own, above all that earlier ones have used.
         self._partitions = None if config.kafka is None else Partitions(now_ns())
         self._moved = threading.Event()  # the ledger says that a partition of ours is another worker's
@@ -154,6 +159,7 @@ class Service:
         self._keeper = RuleKeeper(self._rule_entries, data / EXCEPTIONS, exporters=config.exporters.keys())
         self.registry.register(self._keeper)
         self.engine: Engine = build_engine(config, rules=self._keeper.load(), snapshots=self._writer)
+        self.ledger.charge = self.engine.book.charge
         self._backlog = _Backlog()
         self._unknown_kinds: set[str] = set()
         self.journal = Journal(
@@ -228,7 +234,7 @@ class Service:
                 config.kafka,
                 counts,
                 signals=[signal for signal in Signal if config.pipeline(signal) is not None],
-                homes=Homes(),
+                homes=Homes(self._shared),
                 keys_of=lambda event: self.engine.keys_of(event),  # noqa: PLW0108  # of the engine of that moment
                 redact=redactor.redact,
                 metrics=received,
@@ -418,12 +424,11 @@ class Service:
         Runs do not know what partitions they are made of, so the others begin anew as well:
         from where to read each of them.
         """
-        again: Mapping[Partition, Offset] = self._ask(
-            partial(self._give_partitions, partitions, last=last), timeout_s=MOVE_S
-        )
-        return again
+        kept: list[Partition] = self._ask(partial(self._give_partitions, partitions, last=last), timeout_s=MOVE_S)
+        return self.take_partitions(kept) if kept else {}
 
-    def _give_partitions(self, partitions: Sequence[Partition], *, last: bool) -> Mapping[Partition, Offset]:
+    def _give_partitions(self, partitions: Sequence[Partition], *, last: bool) -> list[Partition]:
+        """Those that stay and are to be read again."""
         assert self._partitions is not None  # noqa: S101  # by the caller
         self.engine.release(now_ns())
         self._carry_out()
@@ -436,14 +441,12 @@ class Service:
         self._carry_out()
         self._writer.flush()
         self._partitions.drop(partitions)
-        kept = self._partitions.all()
         if last:
-            return {}
-        self._begin_anew()
+            return []
+        kept = self._partitions.all()
         self._partitions.drop(kept)
-        offsets = self.ledger.take_partitions(kept) if kept else {}
-        self._partitions.assign(offsets)
-        return offsets
+        self._begin_anew()
+        return kept
 
     def _begin_anew(self) -> None:
         """Another engine in the place of this one, which knows no open run."""
@@ -622,7 +625,7 @@ class Service:
 
     def _hear(self, heard: Heard) -> None:
         self._said.update((str(alert["tenant"]), str(alert["id"])) for alert in heard.alerts)
-        self.engine.hear(heard.spends, map(alert_of, heard.alerts), self._clock_ns())
+        self.engine.hear(heard.spends, map(alert_of, heard.alerts), self._clock_ns() or now_ns())
 
     # ---- engine thread -------------------------------------------------------
 
@@ -862,10 +865,10 @@ class Service:
 
     def _pass_over_sent(self, effects: Effects, held: int) -> None:
         """What is read again because its run is still open has left already; alerts go by what the ledger has told."""
-        known = {f"{tenant}/{alert_id}" for tenant, alert_id in self._said} if effects.alerts else set()
         fresh = []
         for record in effects.outgoing:
-            if record.key in known if record.key else record.position in self._replayed:
+            tenant, _, alert_id = record.key.partition("/")
+            if (tenant, alert_id) in self._said if record.key else record.position in self._replayed:
                 own = record.resource is OWN_RESOURCE
                 self._books.carried_out(record.signal, duplicates=1, own=int(own))
             else:
@@ -940,14 +943,39 @@ class Service:
 
     def _notify(self, effects: Effects) -> None:
         news = [alert for alert in effects.alerts if (alert.tenant, alert.id) not in self._said]
+        self._said.update((alert.tenant, alert.id) for alert in news)
+        if self._shared is None:
+            self._tell(news)
+
+    def _tell(self, news: Sequence[Alert]) -> None:
         if not news:
             return
-        self._said.update((alert.tenant, alert.id) for alert in news)
         self._put_out(partial(self._notifier.offer, [alert_json(alert) for alert in news]))
         for alert in news:
             _log.warning(
                 "alert", rule=alert.rule, kind=alert.kind, state=alert.state, run=alert.run_id, summary=alert.summary
             )
+
+    def _tell_once(self, shared: Shared, news: Sequence[Alert]) -> None:
+        """Where several services share a ledger: who has written an alert first tells it, after that.
+
+        What nobody has told a while after it was written, since who wrote it has died, is told by whoever looks.
+        """
+        self._tell(news)
+        self._told |= {(alert.tenant, alert.id) for alert in news}
+        try:
+            if self._told:
+                shared.note_told(self._told)
+                self._told = set()
+            if time.monotonic() >= self._adopt_at:
+                self._adopt_at = time.monotonic() + ADOPT_S
+                left = shared.adopt_alerts()
+                if left:
+                    self._put_out(partial(self._notifier.offer, [json.loads(line) for _, _, line in left]))
+                    shared.note_told([(tenant, name) for tenant, name, _ in left])
+                    _log.warning("alerts told for a service that is gone", alerts=len(left))
+        except LedgerUnavailableError as error:
+            _log.warning("it is not written down yet which alerts were told", problem=str(error))
 
     def _put_out(self, offer: Callable[[], None]) -> None:
         """Into the outbox; while its disk is full the engine waits, and with it the senders."""
@@ -983,8 +1011,10 @@ class Service:
         if error is not None:
             _log.error("the ledger cannot be written", problem=str(error))
 
-    def _committed(self, cursor: int, offsets: Mapping[Partition, Offset]) -> None:
+    def _committed(self, cursor: int, offsets: Mapping[Partition, Offset], news: Sequence[Alert]) -> None:
         """The ledger is at `cursor`: what every destination has as well may leave the journal."""
+        if self._shared is not None:
+            self._tell_once(self._shared, news)
         if self._partitions is not None:
             self.journal.release(cursor)
             for stage in self._stages:

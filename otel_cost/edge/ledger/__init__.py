@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from otel_cost.edge.receive.homes import HomeStore
 from otel_cost.errors import OtelCostError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from otel_cost.core.budget import Spend
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from otel_cost.core.drift import Ran
     from otel_cost.core.library import Seen
     from otel_cost.core.model.call import Call
+    from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.effects import Correction, Effects
     from otel_cost.core.model.finding import Alert
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
+    from otel_cost.core.model.step import Step
     from otel_cost.edge.partitions import Offset, Partition
 
 # JSON types only; ids lower-case hex, money decimal strings of USD or None.
@@ -151,6 +154,8 @@ class Heard:
 class Ledger(Protocol):
     """Where charges are written down. One writer in a process; reads from any thread. `tenant` None: all tenants."""
 
+    charge: Callable[[Step], Charge] | None  # prices what changes where parts of a run that several wrote become one
+
     @property
     def is_shared(self) -> bool:
         """Do other services write to it, too?"""
@@ -162,8 +167,12 @@ class Ledger(Protocol):
             LedgerUnavailableError: not now; it is in the next answer.
         """
 
-    def commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS) -> None:
+    def commit(
+        self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS
+    ) -> set[tuple[str, str]]:
         """Write all of `batch`, the journal cursor and how far partitions are done with, or nothing.
+
+        Returns (tenant, id) of the alerts that nobody had written before, as far as a ledger knows several writers.
 
         Raises:
             LedgerUnavailableError: nothing was written; the same batch may be committed later.
@@ -308,6 +317,21 @@ class Ledger(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Shared(HomeStore, Protocol):
+    """What a ledger knows besides that several services write to."""
+
+    def note_told(self, alerts: Collection[tuple[str, str]]) -> None:
+        """(tenant, id) of alerts that have been told.
+
+        Raises:
+            LedgerUnavailableError: it is not written down.
+        """
+
+    def adopt_alerts(self) -> list[tuple[str, str, str]]:
+        """(tenant, id, line) of alerts that nobody has told half a minute after they were written; the asker is to."""
 
 
 def by_cost(row: Row) -> tuple[bool, float]:

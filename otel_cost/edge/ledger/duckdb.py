@@ -241,7 +241,9 @@ class DuckDbLedger(SqlLedger):
 
     # ---- writing ---------------------------------------------------------------
 
-    def commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS) -> None:
+    def commit(
+        self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS
+    ) -> set[tuple[str, str]]:
         with self._lock:
             try:
                 try:
@@ -251,6 +253,7 @@ class DuckDbLedger(SqlLedger):
                     self._commit(batch, cursor, offsets, trusting=False)
             except _NOT_NOW as error:
                 raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
+        return set(batch.alerts)
 
     def take_partitions(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         with self._lock:

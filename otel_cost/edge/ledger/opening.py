@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.edge.ledger import FILE
+from otel_cost.edge.ledger import FILE, Shared
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ def open_ledger(url: SecretStr | None, data_dir: Path) -> Ledger:
 
         return DuckDbLedger(data_dir / FILE)
     return _shared(url, _node(data_dir))
+
+
+def shared_by_services(ledger: Ledger) -> Shared | None:
+    """The same ledger, where several services write to it."""
+    return ledger if isinstance(ledger, Shared) else None
 
 
 def read_ledger(url: SecretStr | None, data_dir: Path) -> Ledger:

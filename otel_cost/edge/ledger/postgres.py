@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -17,6 +19,7 @@ from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool
 
+from otel_cost.core.assemble.parts import as_one
 from otel_cost.core.price.book import Items
 from otel_cost.edge.ledger import NO_OFFSETS, Heard, LedgerUnavailableError, PartitionMovedError
 from otel_cost.edge.ledger.rows import (
@@ -53,7 +56,7 @@ from otel_cost.edge.partitions import Offset, Partition
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from psycopg.abc import Buffer
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.run import ClosedRun
     from otel_cost.edge.ledger import Batch, Selection
     from otel_cost.edge.ledger.rows import Shape, Values
+    from otel_cost.edge.receive.homes import Name
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -183,11 +187,25 @@ MIGRATIONS: Final = (
         epoch BIGINT NOT NULL, PRIMARY KEY (topic, number)
     );
     """,
+    """
+    CREATE TABLE homes (
+        tenant TEXT COLLATE "C" NOT NULL, name TEXT COLLATE "C" NOT NULL, home TEXT COLLATE "C" NOT NULL,
+        at TIMESTAMPTZ NOT NULL, PRIMARY KEY (tenant, name)
+    );
+    CREATE INDEX homes_at ON homes (at);
+    ALTER TABLE alerts ADD COLUMN told BOOLEAN NOT NULL DEFAULT false;
+    ALTER TABLE alerts ADD COLUMN claimed TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp();
+    CREATE INDEX alerts_untold ON alerts (claimed) WHERE NOT told;
+    """,
 )
 
 # Of advisory locks in the database. Commits share the first; what takes rows out that others may rely on has it alone.
 _LOCK: Final = 0x6F74656C636F7374
 _MIGRATING: Final = _LOCK + 1
+_CLOSING: Final = _LOCK + 2  # runs close one transaction after the other: parts of one run may close at the same time
+_HOMES_KEPT: Final = "7 days"
+_PRUNE_S: Final = 3600.0
+_ADOPTED_AFTER: Final = "30 seconds"
 _BLOCK: Final = 1000  # numbers of facets and rates are drawn so many at a time: INCREMENT of the sequence
 _FORGET_AT_ONCE: Final = 2_000  # runs in one transaction: nobody commits meanwhile
 _ALL_NODES: Final = 0
@@ -247,6 +265,8 @@ class PostgresLedger(SqlLedger):
         self._opened = set(self._inherited)  # runs that are noted as open
         self._facets: dict[Values, int] = {}
         self._rates: dict[Values, int] = {}
+        self._moves = False  # runs come from partitions, which move from node to node
+        self._prune_at = 0.0
         self._forgotten = 0  # how often anybody has taken facets out
         self._free = _Blocks(self._draw)
         self._reads = ConnectionPool(
@@ -280,12 +300,18 @@ class PostgresLedger(SqlLedger):
 
     # ---- writing ---------------------------------------------------------------
 
-    def commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS) -> None:
+    def commit(
+        self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset] = NO_OFFSETS
+    ) -> set[tuple[str, str]]:
         with self._lock, self._writing() as db:
+            if batch.closed:
+                db.execute("SELECT pg_advisory_xact_lock(%s)", [_CLOSING])
+            _move(db, offsets)
+            batch = self._with_parts(db, batch)
             facets, rates = Numbers(self._facets, self._free), Numbers(self._rates, self._free)
             written = self._write_calls(db, batch, facets, rates)
             self._write_closed(db, batch)
-            _lay(db, ALERTS, alert_rows(batch), self._node)
+            news = {(tenant, name) for tenant, name, new in _lay(db, ALERTS, alert_rows(batch), self._node) if new}
             _lay(db, CORRECTIONS, correction_rows(batch))
             _lay(db, OUTCOMES, outcome_rows(batch))
             _lay(db, OUTCOME_KEYS, outcome_key_rows(batch))
@@ -302,19 +328,98 @@ class PostgresLedger(SqlLedger):
             rates.keep()
             self._opened = opened
             self._remember(batch, written)
+            return news
 
     def take_partitions(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        if not partitions:
+            return {}
         with self._lock, self._writing() as db:
-            rows = [
-                db.execute(
+            known = {}
+            for partition in sorted(partitions):  # in one order, so that two takers never wait for each other
+                row = db.execute(
                     "INSERT INTO partitions VALUES (%s, %s, 0, 0, 1) ON CONFLICT (topic, number)"
-                    " DO UPDATE SET epoch = partitions.epoch + 1 RETURNING topic, number, needed, sent, epoch",
+                    " DO UPDATE SET epoch = partitions.epoch + 1 RETURNING needed, sent, epoch",
                     [*partition],
                 ).fetchone()
-                for partition in sorted(partitions)
-            ]
+                known[partition] = Offset(*row) if row is not None else Offset(0, 0)
+            # Of runs that others had begun to write this node will tell the whole truth.
+            inherited = db.execute("SELECT DISTINCT tenant, run_id FROM open_runs").fetchall()
             db.commit()
-        return {Partition(row[0], row[1]): Offset(*row[2:]) for row in rows if row is not None}
+            self._inherited.update((tenant, run_id) for tenant, run_id in inherited)
+            self._written.clear()
+            self._moves = True
+        return known
+
+    # ---- what all nodes know ---------------------------------------------------
+
+    def find_homes(self, names: Collection[Name]) -> dict[Name, str]:
+        tenants, keys = _columns(set(names))
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT h.tenant, h.name, h.home FROM homes h"
+                " JOIN (SELECT unnest(%s::text[]) AS tenant, unnest(%s::text[]) AS name) s USING (tenant, name)",
+                [tenants, keys],
+            ).fetchall()
+        known = {(tenant, name): home for tenant, name, home in rows}
+        return {name: home for name in names if (home := known.get((_plain(name[0]), _plain(name[1]))))}
+
+    def claim_homes(self, homes: Mapping[Name, str]) -> dict[Name, str]:
+        claims = sorted((_plain(tenant), _plain(name), _plain(home)) for (tenant, name), home in homes.items())
+        with self._reading() as db:
+            db.execute(
+                "INSERT INTO homes SELECT unnest(%s::text[]), unnest(%s::text[]), unnest(%s::text[]), now()"
+                " ON CONFLICT DO NOTHING",
+                [list(column) for column in zip(*claims, strict=True)],
+            )
+            if time.monotonic() >= self._prune_at:
+                self._prune_at = time.monotonic() + _PRUNE_S
+                db.execute(f"DELETE FROM homes WHERE at < now() - interval '{_HOMES_KEPT}'")  # noqa: S608  # our own text
+        return {**homes, **self.find_homes(homes.keys())}
+
+    def note_told(self, alerts: Collection[tuple[str, str]]) -> None:
+        with self._reading() as db:
+            db.execute(
+                "UPDATE alerts SET told = true FROM"
+                " (SELECT unnest(%s::text[]) AS tenant, unnest(%s::text[]) AS id) s"
+                " WHERE alerts.tenant = s.tenant AND alerts.id = s.id",
+                _columns(set(alerts)),
+            )
+
+    def adopt_alerts(self) -> list[tuple[str, str, str]]:
+        with self._reading() as db:
+            rows = db.execute(
+                "UPDATE alerts SET claimed = clock_timestamp() WHERE NOT told"  # noqa: S608  # our own text
+                f" AND claimed < clock_timestamp() - interval '{_ADOPTED_AFTER}' RETURNING tenant, id, line"
+            ).fetchall()
+        return [(tenant, name, line) for tenant, name, line in rows]
+
+    # ---- runs of several parts -------------------------------------------------
+
+    def _with_parts(self, db: Connection, batch: Batch) -> Batch:
+        """The batch with every closing run made one with the parts of it that other nodes have closed."""
+        if not batch.closed or self.charge is None:
+            return batch
+        names = {(run.summary.tenant, _plain(key)): name for name, run in batch.closed.items() for key in run.keys}
+        rows = db.execute(
+            "SELECT DISTINCT k.tenant, k.key, k.run_id, p.snapshot FROM run_keys k"
+            " JOIN (SELECT unnest(%s::text[]) AS tenant, unnest(%s::text[]) AS key) s USING (tenant, key)"
+            " JOIN runs r ON r.tenant = k.tenant AND r.run_id = k.run_id"
+            " JOIN snapshots p ON p.tenant = k.tenant AND p.run_id = k.run_id WHERE r.node <> %s",
+            [*_columns(set(names)), self._node],
+        ).fetchall()
+        if not rows:
+            return batch
+        parts: dict[tuple[str, str], dict[tuple[str, str], bytes]] = {}  # closing run → other parts of it
+        for tenant, key, run_id, snapshot in rows:
+            parts.setdefault(names[tenant, key], {})[tenant, run_id] = bytes(snapshot)
+        closed = dict(batch.closed)
+        for name, others in parts.items():
+            run = closed.pop(name)
+            frozen = run.snapshot()
+            whole = as_one([frozen, *others.values()], self.charge) if frozen else run
+            closed[whole.summary.tenant, whole.summary.run_id] = whole
+            self._inherited.update({name, *others})  # what they said and the whole does not is to go
+        return replace(batch, closed=closed)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -344,17 +449,18 @@ class PostgresLedger(SqlLedger):
         _lay(db, FACETS, facets.rows)
         _lay(db, RATES, rates.rows)
         if gone:
-            self._take_out(db, "c.id = ANY(%s::uuid[])", [uuid_of(one) for one in gone])
+            self._take_out(db, self._node, "c.id = ANY(%s::uuid[])", [uuid_of(one) for one in gone])
         _lay(db, CALLS, rows, self._node)
         return list(calls.values())
 
-    def _take_out(self, db: Connection, which: str, *parameters: object) -> None:
-        """Calls (`c`, facet `f`) that are none: budgets of other services have to take them back."""
+    @staticmethod
+    def _take_out(db: Connection, node: int, which: str, *parameters: object) -> None:
+        """Calls (`c`, facet `f`) that are none: budgets of all services but `node` have to take them back."""
         db.execute(
             f"WITH gone AS (DELETE FROM call_rows c USING facets f WHERE f.id = c.facet AND {which}"  # noqa: S608  # our own words
             " RETURNING c.id, f.tenant) INSERT INTO gone_calls (id, tenant, node, changed)"
             " SELECT id, tenant, %s, pg_current_xact_id() FROM gone",
-            [*parameters, self._node],
+            [*parameters, node],
         )
         db.execute("DELETE FROM gone_calls WHERE at < now() - INTERVAL '1 day'")  # everybody has heard of them
 
@@ -385,6 +491,8 @@ class PostgresLedger(SqlLedger):
         )
         stale = (before | closing) & self._inherited
         again = (before & closing) | stale
+        if self._moves:
+            self._clear_traces(db, runs)
         if not again:
             return
         _delete(db, "steps", again)
@@ -393,6 +501,7 @@ class PostgresLedger(SqlLedger):
         kept = [uuid_of(call.id) for run in runs for call in run.calls]
         self._take_out(
             db,
+            _ALL_NODES,  # what is left over from before may have been heard of here, as others' calls
             "EXISTS (SELECT 1 FROM (SELECT unnest(%s::text[]) AS tenant, unnest(%s::text[]) AS run_id) s"
             " LEFT JOIN runs r USING (tenant, run_id) WHERE f.tenant = s.tenant AND c.run_id = s.run_id"
             " AND c.node IN (%s, coalesce(r.node, %s))) AND NOT c.id = ANY(%s::uuid[])",
@@ -403,6 +512,20 @@ class PostgresLedger(SqlLedger):
         )
         for table in ("runs", "traces", "snapshots", "run_keys", "run_joins"):
             _delete(db, table, stale - closing)
+
+    def _clear_traces(self, db: Connection, runs: Sequence[ClosedRun]) -> None:
+        """Take out calls of these runs' traces that the runs do not have: whoever wrote them knew but a part."""
+        kept = [uuid_of(call.id) for run in runs for call in run.calls]
+        pairs = [(run.summary.tenant, trace_id) for run in runs for trace_id in run.summary.trace_ids]
+        self._take_out(
+            db,
+            _ALL_NODES,
+            "(f.tenant, c.trace_id) IN (SELECT unnest(%s::text[]), unnest(%s::bytea[]))"
+            " AND NOT EXISTS (SELECT 1 FROM unnest(%s::uuid[]) AS k (id) WHERE k.id = c.id)",
+            [_plain(tenant) for tenant, _ in pairs],
+            [trace_id for _, trace_id in pairs],
+            kept,
+        )
 
     def _note_open(
         self, db: Connection, batch: Batch, written: Sequence[tuple[str, str, Call]]
@@ -655,20 +778,22 @@ def _configure_writer(db: Connection) -> None:
 # ---- small tools ---------------------------------------------------------------
 
 
-def _lay(db: Connection, shape: Shape, rows: Sequence[Values], node: int | None = None) -> None:
-    """Lay rows over those that have the same key; without a key they are added.
+def _lay(db: Connection, shape: Shape, rows: Sequence[Values], node: int | None = None) -> Iterable[tuple[Any, ...]]:
+    """Lay rows over those that have the same key; without a key they are added. Of alerts: key, and whether it is new.
 
     In the order of their keys, so that two writers never wait for each other.
     """
     if not rows:
-        return
+        return ()
     names = ", ".join(f'"{name}"' for name in shape.columns)
     with db.cursor().copy(f"COPY stage_{shape.table} ({names}) FROM STDIN (FORMAT BINARY)") as copy:
         copy.set_types(shape.types)
         for row in rows:
             copy.write_row([_fit(*one) for one in zip(shape.columns, row, shape.types, strict=True)])
-    db.execute(_LAY[shape.table], [node] if shape.table in _BY_NODE else [])
+    laid = db.execute(_LAY[shape.table], [node] if shape.table in _BY_NODE else [])
+    said = laid.fetchall() if shape is ALERTS else ()
     db.execute(f"TRUNCATE stage_{shape.table}")
+    return said
 
 
 def _move(db: Connection, offsets: Mapping[Partition, Offset]) -> None:
@@ -695,6 +820,8 @@ def _lay_text(shape: Shape) -> str:
         return text + "NOTHING"
     set_ = [f"{name} = excluded.{name}" for name in names + more if name.strip('"') not in shape.key]
     text += f"UPDATE SET {', '.join(set_)}"
+    if shape is ALERTS:
+        text += " RETURNING alerts.tenant, alerts.id, xmax = 0"
     # News that is told again replaces what was known, unless it is older.
     return text + (" WHERE excluded.at_ns >= outcomes.at_ns" if shape is OUTCOMES else "")
 

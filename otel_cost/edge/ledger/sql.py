@@ -25,7 +25,9 @@ from otel_cost.edge.ledger.story import story, with_outcomes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.outcome import Outcome
+    from otel_cost.core.model.step import Step
     from otel_cost.edge.ledger import Row, Selection
 
 _OF_RUNS: Final = frozenset((*WHO, "session"))  # dimensions that a run may tell for its calls
@@ -83,6 +85,7 @@ class SqlLedger:
     _quotient: str
 
     def __init__(self) -> None:
+        self.charge: Callable[[Step], Charge] | None = None
         # Runs that this process did not see begin, so that rows of theirs may be left from before.
         self._inherited: set[tuple[str, str]] = set()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from otel_cost.core.model.effects import Effects
+    from otel_cost.core.model.finding import Alert
     from otel_cost.edge.ledger import Ledger
     from otel_cost.edge.partitions import Offset, Partition, Partitions
 
@@ -32,7 +33,8 @@ _log = structlog.get_logger(__name__)
 class LedgerWriter:
     """One thread that owns the writing side of a ledger.
 
-    `committed(cursor, offsets)` is called after each commit, from the writer's thread.
+    `committed(cursor, offsets, alerts)` is called after each commit, from the writer's thread; alerts: those that
+    nobody had written before.
     `failed(error)` likewise after each refused one (`error` None: it works again).
     `partitions`: where records are read from, if it is Kafka that keeps them; `moved()` is
     called when one of them is another worker's: what was not written is theirs to write.
@@ -45,7 +47,7 @@ class LedgerWriter:
         rows: int = 10_000,
         seconds: float = 1.0,
         most_rows: int = 200_000,
-        committed: Callable[[int, Mapping[Partition, Offset]], None] = lambda _, __: None,
+        committed: Callable[[int, Mapping[Partition, Offset], list[Alert]], None] = lambda _, __, ___: None,
         failed: Callable[[LedgerUnavailableError | None], None] = lambda _: None,
         partitions: Partitions | None = None,
         moved: Callable[[], None] = lambda: None,
@@ -152,18 +154,18 @@ class LedgerWriter:
                 self._going, self._waiting, self._cursor = batch, Batch(), None
                 offsets = NO_OFFSETS if self._partitions is None else self._partitions.offsets(*self._reach)
             try:
-                written = self._commit(batch, cursor, offsets)
+                news = self._commit(batch, cursor, offsets)
             except PartitionMovedError as error:
                 _log.warning("nothing was written of what others may have written", problem=str(error))
-                written = True
+                news = set()
                 self._moved()
             else:
-                if written:
-                    self._committed(cursor, offsets)
+                if news is not None:
+                    self._committed(cursor, offsets, [batch.alerts[name] for name in batch.alerts if name in news])
             with self._state:
                 self._going = None
                 self._state.notify_all()
-            if not written:
+            if news is None:
                 return
 
     def _due(self) -> bool:
@@ -172,21 +174,21 @@ class LedgerWriter:
         late = time.monotonic() - self._since >= self._seconds
         return late or self._flushing or self._closing or self._waiting.rows >= self._rows
 
-    def _commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset]) -> bool:
-        """True once written; False: closing, and it still cannot be written."""
+    def _commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset]) -> set[tuple[str, str]] | None:
+        """What `Ledger.commit` says once it is written; None: closing, and it still cannot be written."""
         tries = 0
         while True:
             try:
-                self._ledger.commit(batch, cursor, offsets)
+                news = self._ledger.commit(batch, cursor, offsets)
             except LedgerUnavailableError as error:
                 self._failed(error)
                 if self._pause(tries):
-                    return False
+                    return None
                 tries += 1
             else:
                 if tries:
                     self._failed(None)
-                return True
+                return news
 
 
 class KeyFilter:

@@ -140,7 +140,7 @@ def test_a_full_disk_is_a_refusal_and_the_same_batch_works_later(tmp_path: Path)
 def test_writer_commits_in_its_own_time_and_finds_what_waits(tmp_path: Path) -> None:
     ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
     committed: list[int] = []
-    writer = LedgerWriter(ledger, seconds=3600, committed=lambda cursor, _: committed.append(cursor))
+    writer = LedgerWriter(ledger, seconds=3600, committed=lambda cursor, *_: committed.append(cursor))
     run = cases.a_run([cases.a_call("a", nano=5)])
     writer.add(Effects(closed=[run]), 7)
     assert writer.find("default", run.keys[0]) == b"frozen"

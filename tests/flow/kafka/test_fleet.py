@@ -1,0 +1,22 @@
+"""A fleet that is broken on purpose says what one node says; `tests/bench/fleet.py` does it with 200,000 spans."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+
+from fleet import run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_workers_a_broker_and_the_database_are_killed(tmp_path: Path) -> None:
+    found = run(tmp_path, traces=150, spans=40, brokers=3, seconds=32)
+    assert len(found["done"]) == 7
+    assert found["said"] == found["expected"]
+    assert len(found["expected"]["alerts"]) >= 15
+    assert found["told"] == sorted(set(found["told"]))  # each alert once
