@@ -224,3 +224,28 @@ def test_what_stands_and_what_was_told_is_a_function_of_the_journal(tmp_path: Pa
     assert known
     assert set(standing) != {("allow", "", "", "")}
     assert told[: len(known)] == known
+
+
+def test_a_list_of_all_open_runs_makes_no_call_wait_for_its_end(tmp_path: Path) -> None:
+    live = service(tmp_path)
+    live.start()
+    try:
+        for number in range(20):
+            live.decide(
+                read_hook("neutral", b'{"session_id": "s%d", "event": "after_tool", "tool": "x"}' % number, now_ns())
+            )
+        open_runs, answers = live.engine.open_runs, []
+
+        def asked_in_between() -> Iterator[Any]:
+            for number, run in enumerate(open_runs()):
+                if number == 3:
+                    told = b'{"session_id": "new", "event": "after_tool", "tool": "x"}'
+                    answers.append(live.decide(read_hook("neutral", told, now_ns())))
+                assert number <= 3 or answers[0].done()
+                yield run
+
+        live.engine.open_runs = asked_in_between  # type: ignore[method-assign]
+        assert len(live.open_runs()) == 20  # as they were when it was asked
+        assert len(answers) == 1
+    finally:
+        live.stop()
