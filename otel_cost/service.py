@@ -476,10 +476,8 @@ class Service:
 
     def budgets(self, tenant: str | None, limit: int) -> list[dict[str, object]]:
         """Where each group of each budget stands, the fullest first."""
-        rows: list[dict[str, object]] = self._ask(
-            lambda: self.engine.policy.standings(now_ns(), tenant=tenant, limit=limit)
-        )
-        return rows
+        rows = self._ask_each(lambda: self.engine.policy.standing_by_standing(now_ns(), tenant, limit))
+        return [row for row in rows if row is not None]
 
     def reload(self) -> str:
         """Read the rules again and put them in force; their hash.

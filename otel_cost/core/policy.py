@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,6 +49,7 @@ _FACTS: Final[dict[str, Callable[[Run, Call], object]]] = {
 # What 64 bits do not hold is a sender's mistake, and must not stop the engine.
 _MOST: Final = 2**62
 _MOST_NOTICES: Final = 10_000
+_SLICE: Final = 500  # counters that are looked at at a time: a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,15 +213,27 @@ class Policy:
         Money as decimal strings; in `group` None is the unattributed; `used_share` of the limit; `exhausted_at`:
         when the window runs out of money if it is spent as it is now.
         """
-        found = [
-            (share, one)
-            for share, one in self._budgets.shares(now_ns)
-            if tenant in {None, one.group[0]} and (share or one.relieved or one.firing)
-        ]
-        found.sort(key=lambda pair: (-pair[0], pair[1].budget.name, pair[1].group))
-        told = ((share, self._budgets.standing(one, now_ns)) for share, one in found)
-        rows = (self._standing(share, one) for share, one in told if one.spent_nano or one.uses or one.firing)
-        return list(islice(rows, limit))
+        return [row for row in self.standing_by_standing(now_ns, tenant, limit) if row is not None]
+
+    def standing_by_standing(
+        self, now_ns: int, tenant: str | None = None, limit: int = 1000
+    ) -> Iterator[dict[str, object] | None]:
+        """`standings` one by one, and None now and then before: between two of them hook calls may come in."""
+        found = []
+        for number, (share, one) in enumerate(self._budgets.shares(now_ns)):
+            if tenant in {None, one.group[0]} and (share or one.relieved or one.firing):
+                found.append((-float(share), one.budget.name, one.group, number, share, one))
+            if number % _SLICE == 0:
+                yield None
+        found.sort()
+        told = 0
+        for *_, share, one in found:
+            if told == limit:
+                return
+            standing = self._budgets.standing(one, now_ns)
+            if standing.spent_nano or standing.uses or standing.firing:
+                told += 1
+                yield self._standing(share, standing)
 
     def _standing(self, share: Fraction, one: Standing) -> dict[str, object]:
         rule = self._rule(one.budget)

@@ -368,8 +368,11 @@ class Budgets:
         return found
 
     def shares(self, now_ns: int) -> Iterator[tuple[Fraction, _Account]]:
-        """Every account with how much of its limit is used in the window that holds `now_ns`."""
-        for account in self._accounts.values():
+        """Every account with how much of its limit is used in the window that holds `now_ns`.
+
+        Between two of them others may come and go; these are those of the beginning.
+        """
+        for account in list(self._accounts.values()):
             yield Fraction(self._counted(account, now_ns), account.budget.limit_nano), account
 
     def standings(self, now_ns: int) -> Iterator[Standing]:
