@@ -211,8 +211,9 @@ _FORGET_AT_ONCE: Final = 2_000  # runs in one transaction: nobody commits meanwh
 _ALL_NODES: Final = 0
 _CONNECT_S: Final = 5
 
-# A server that goes away or stands by, a full disk, a lost race between two writers: the same may work later.
-_NOT_NOW: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+# A server that goes away or stands by, a full disk, a lost race between two writers, a right that was taken away:
+# whatever it is, nothing was written, somebody has to be told, and it may work later.
+_NOT_NOW: Final = psycopg.Error
 
 _STAGED: Final = (
     FACETS, RATES, CALLS, RUNS, KEYS, SNAPSHOTS, TRACES, STEPS, ALERTS, CORRECTIONS, OUTCOMES, OUTCOME_KEYS, RUN_JOINS,
@@ -249,8 +250,12 @@ class PostgresLedger(SqlLedger):
     def __init__(self, url: str, node: str | None = None) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        conninfo = _conninfo(url)
-        where = shown_url(url)
+        try:
+            conninfo, where = _conninfo(url), shown_url(url)
+        except psycopg.ProgrammingError:
+            # What libpq says of it may quote the password.
+            what = "not a URL that libpq reads: in a password and a name, write what is special as %XX"
+            raise UsageError(f"ledger: {what}") from None
         try:
             with psycopg.connect(conninfo, autocommit=True) as db:
                 _migrate(db, where, read_only=node is None)

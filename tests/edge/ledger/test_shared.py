@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from ledger_cases import a_call, a_run, an_alert, trace_of
 
 from otel_cost.core.model.effects import Effects
-from otel_cost.edge.ledger import Batch, Heard
+from otel_cost.edge.ledger import Batch, Heard, LedgerUnavailableError
 from otel_cost.edge.ledger.postgres import PostgresLedger
+from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,3 +128,55 @@ def test_a_run_that_another_closed_is_woken_whole(two: tuple[PostgresLedger, Pos
 
 def _database(ledger: PostgresLedger) -> str:
     return str(ledger._rows("SELECT current_database()")[0][0])
+
+
+def test_two_that_write_the_same_at_once_both_get_through(two: tuple[PostgresLedger, PostgresLedger]) -> None:
+    """The same runs, keys and alerts from both, in opposite orders: nobody waits for ever, nothing counts twice."""
+    calls = [a_call(f"c{number}", trace=f"t{number % 7}", nano=number) for number in range(200)]
+    runs = [a_run([call for call in calls if call.trace_id == trace_of(f"t{number}")]) for number in range(7)]
+    alerts = [an_alert(["c1", "c2"], trace=f"t{number}") for number in range(7)]
+    problems: list[Exception] = []
+
+    def write(ledger: PostgresLedger, step: int) -> None:
+        for turn in range(10):
+            try:
+                for run in runs[::step]:
+                    ledger.commit(batch_of(written(*run.calls[::step], run_id=run.summary.run_id)), turn)
+                ledger.commit(batch_of(Effects(closed=runs[::step], alerts=alerts[::step])), turn)
+            except LedgerUnavailableError as error:
+                problems.append(error)
+
+    threads = [threading.Thread(target=write, args=pair) for pair in zip(two, (1, -1), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == []
+    assert two[0].report()[0] | {"wasted_usd": ""} == two[1].report()[0] | {"wasted_usd": ""}
+    assert (two[0].report()[0]["calls"], two[0].report()[0]["cost_usd"]) == (200, "0.0000199")
+    assert len(two[0].alerts()) == 7
+    assert {len(run["calls"]) for run in map(two[0].run, (run.summary.run_id for run in runs)) if run} <= {28, 29}  # type: ignore[arg-type]
+
+
+def test_what_keeps_a_database_from_use_is_said_without_its_password(postgres: Server) -> None:
+    url = postgres.url("everybody")
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("CREATE ROLE reader LOGIN PASSWORD 's3cr3t'")
+        db.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    host = url.partition("@")[2]
+    for written_url, why in (
+        (f"postgresql://reader:s3cr3t@{host}", "permission denied for schema public"),
+        (f"postgresql://ours:s3cr3t@{host}x", 'database "everybodyx" does not exist'),
+        ("postgresql://ours:s3cr3t@127.0.0.1:1/none", "refused"),
+        ("postgresql://ours:s3cr3t%zz@127.0.0.1/none", "%XX"),
+    ):
+        with pytest.raises(UsageError, match=why) as raised:
+            PostgresLedger(written_url, "one")
+        assert "s3cr3t" not in str(raised.value)
+    with pytest.raises(UsageError, match="nothing has been recorded"):
+        PostgresLedger(url)
+    PostgresLedger(url, "one").close()
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("INSERT INTO schema_version VALUES (999)")
+    with pytest.raises(UsageError, match=r"newer otel-cost \(schema 999"):
+        PostgresLedger(url, "one")
