@@ -302,6 +302,11 @@ class Engine:
         if self._counts:
             self._budgets(self.policy.hear(spends, now_ns), now_ns)
 
+    def caught_up(self, now_ns: int) -> None:
+        """What was journalled before a restart has been fed again: open runs are known as they were."""
+        for run in list(self.runs):
+            self._budgets(self.policy.catch_up(run, now_ns), now_ns)
+
     def begin_swap(self) -> None:
         """Other rules are about to come: remember what changes until `swap`, so that they count it, too."""
         self._changed_since = []
@@ -834,6 +839,7 @@ class Engine:
                 self._unwritten.discard((run, call_id))
                 self._write(run, call_id, now_ns)
         self._loops(run, None, self._watch.finish(run, now_ns), now_ns)
+        self._budgets(self.policy.catch_up(run, now_ns), now_ns)
         self.policy.forget(run)
         self._alerts(self._escalation.forget(run, now_ns))
         if run.calls or run.steps or run.told or run.meter is None:  # else only metrics that others told as well

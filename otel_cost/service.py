@@ -647,6 +647,7 @@ class Service:
             self._carry_out()
             count += 1
         again(None)
+        self.engine.caught_up(now_ns())
         self._carry_out()
         self._recovered = True
         if count:

@@ -86,6 +86,7 @@ class Policy:
         self._muted: set[str] = set()  # episodes that a restart found and that had been closed before it
         self._swept_ns = 0
         self._found: dict[str, Crossing] = {}  # what a recount says stands
+        self._kept: set[tuple[str, str]] = set()  # calls of which more was known before a restart than is known yet
 
     def said(self, attributes: Attributes, resource: Attributes) -> dict[str, str]:
         """What a record says on the attributes that rules name."""
@@ -116,6 +117,7 @@ class Policy:
             return self._count(run, new, now_ns)
         if old is None:
             return ()
+        self._kept.discard((run.tenant, old.id))
         crossings = self._budgets.put(run.tenant, old.id, None)
         return [alert for crossing in crossings for alert in self._alert(crossing, now_ns, run, old)]
 
@@ -287,11 +289,25 @@ class Policy:
         Returns:
             What is new: levels that edited rules put below, or above, what was spent.
         """
-        self.recount(spends)
+        self.recount(self._keep(spends))
         known = {alert.fingerprint: alert for alert in sorted(told, key=lambda one: one.seq) if _is_budget(alert)}
         for name, alert in known.items():
             self._told[name] = (alert.seq, alert.at_ns)
         yield from self._settle({name: alert for name, alert in known.items() if alert.state == "firing"}, now_ns)
+
+    def _keep(self, spends: Iterable[tuple[str, Spend]]) -> Iterator[tuple[str, Spend]]:
+        for call_id, spend in spends:
+            self._kept.add((spend.tenant, call_id))
+            yield call_id, spend
+
+    def catch_up(self, run: Run, now_ns: int) -> Iterator[Alert]:
+        """The run is known again as it was before the restart, or better: its calls count as they are."""
+        for call in list(run.calls.values()) if self._kept else ():
+            key = (run.tenant, call.id)
+            if key in self._kept:
+                self._kept.discard(key)
+                if self._budgets.knows(*key):
+                    yield from self._count(run, call, now_ns)
 
     def recount(self, spends: Iterable[tuple[str, Spend]]) -> None:
         """Count what was spent before this policy was in force; who asks next is told what of it stands."""
@@ -366,6 +382,8 @@ class Policy:
             self.forget(run)
             self._names[run] = spend.run
             self._runs[run.tenant, spend.run] = run
+        if self._kept and (run.tenant, call.id) in self._kept:
+            return ()  # told again from its beginning, when less was known of it: `catch_up` is to come
         return self._budgets.put(run.tenant, call.id, spend)
 
     def left(self, run: Run, call: Call) -> tuple[str, int] | None:

@@ -437,6 +437,35 @@ def test_a_restart_counts_again_says_nothing_twice_and_goes_on_where_it_was() ->
     assert [a.seq for c in policy._budgets.put("default", "new", again) for a in policy._alert(c, 0)] == [3]
 
 
+def test_a_journal_that_is_read_again_takes_nothing_back_that_was_known_when_it_had_been_read() -> None:
+    """Who spends is said by the root, which comes last: read again, the call must not leave the user in between."""
+    rules = "budgets: [{name: b, per: [user], limit: {usd: 10, window: 1d, kind: calendar}}]"
+    stage = Stage(rules)
+    said = {"gen_ai.operation.name": "invoke_agent", "user.id": "ann", "gen_ai.conversation.id": "run"}
+    root = stage.span("run", 0, T0, said, parent=0)
+
+    def happens(on: Stage) -> None:
+        on.spend("run", T0 + SECOND, 11)
+        on.feed(root)
+
+    happens(stage)
+    assert [alert.evidence["group"] for alert in stage.alerts if alert.state == "firing"][-1] == {"user": "ann"}
+    told = list({alert.fingerprint: alert for alert in stage.alerts}.values())
+    again = Stage(rules)
+    again.engine.restore(rows_of(stage), told, T0 + MINUTE)
+    happens(again)
+    again.engine.caught_up(T0 + MINUTE)
+    assert again.said() == again.alerts == []
+    assert again.engine.policy.standings(T0 + MINUTE) == stage.engine.policy.standings(T0 + MINUTE)
+    # What is news to the ledger counts when the journal has been read, at the latest when the run closes.
+    late = Stage(rules)
+    late.engine.restore([(call_id, replace(spend, nano=1)) for call_id, spend in rows_of(stage)], [], T0 + MINUTE)
+    happens(late)
+    assert late.alerts == []
+    late.engine.close(T0 + MINUTE)
+    assert [(alert.state, alert.evidence["group"]) for alert in late.said()] == [("firing", {"user": "ann"})]
+
+
 def test_after_a_restart_edited_rules_speak_on_what_was_spent_before() -> None:
     stage = Stage(HOURLY)
     stage.spend("loop", T0, 15, team__id="core")

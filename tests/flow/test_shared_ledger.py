@@ -12,23 +12,26 @@ import urllib.request
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from backends import OverGrpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from running import Process, until
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
+import load
 from kill_loop import EXPORT, Senders, looping_runs
-from load import export_requests
 
 from otel_cost.core.model.money import usd_to_nano
 from otel_cost.edge.ledger.postgres import PostgresLedger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
     from postgres import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +54,7 @@ def test_a_service_keeps_its_ledger_in_a_database(postgres: Server, tmp_path: Pa
     """As with a file: what was sent is told by the API, and by the command line when nothing runs."""
     url = postgres.url()
     service = Process(tmp_path, f"ledger: {url}\nengine: {{idle: 1s, settle: 100ms}}\n")
-    bodies = [*export_requests(60, 20), *looping_runs(2, 1)]
+    bodies = [*load.export_requests(60, 20), *looping_runs(2, 1)]
     senders = Senders(bodies, threads=1)
     senders.aim(service.grpc)
     until(lambda: senders.done)
@@ -69,12 +72,12 @@ def test_a_service_keeps_its_ledger_in_a_database(postgres: Server, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_database_and_a_service_that_are_killed_under_load_lose_nothing(tmp_path: Path) -> None:
-    from postgres import running
-
-    bodies = [*export_requests(6_000, 20, seed=3), *looping_runs(8, 3)]
+    bodies = [*load.export_requests(6_000, 20, seed=3), *looping_runs(8, 3)]
     (tmp_path / "sent").mkdir()
     for number, body in enumerate(bodies):
         (tmp_path / "sent" / f"{number:06d}.traces.pb").write_bytes(body)
+    from postgres import running
+
     with running() as server:
         url = server.url("ours")
         config = f"ledger: {url}\nengine: {{settle: 100ms}}\n"
@@ -213,3 +216,125 @@ def test_two_services_keep_one_budget(postgres: Server, tmp_path: Path) -> None:
     assert told == Counter({("team-day", "50%"): 1, ("team-day", "limit"): 1, ("team-hour", "limit"): 1})
     assert one.stop() == two.stop() == 0
     assert staleness < 10  # settle, a batch of a second, half a second: 1.7 s; the rest is a busy machine
+
+
+FLEET_RULES = """version: 1
+budgets:
+  - {name: user-day, per: [user], limit: {usd: 0.05, window: 1d, kind: calendar}, warn: [{at: 50%}]}
+  - {name: all-hour, limit: {usd: 1, window: 1h, kind: calendar}, warn: [{at: 20%}, {at: 80%}]}
+loops:
+  - {name: same-error-3x, detect: repeated_error, with: {count: 3}, do: [{deny: {scope: same_call}}]}
+"""
+
+
+@pytest.mark.slow
+def test_two_services_come_to_what_one_comes_to_whoever_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traces spread over two services; the database is killed, a service is killed, everything is sent again.
+
+    Totals, budgets and alerts are those of one engine that reads the same requests.
+    """
+    monkeypatch.setattr(load, "START_NS", time.time_ns() - 2 * 3600 * 10**9)
+    bodies = [*load.export_requests(8_000, load.SPANS_PER_TRACE, seed=5), *looping_runs(8, 5)]
+    assert {len(set(_trace_ids(body))) for body in bodies} == {1}
+    (tmp_path / "sent").mkdir()
+    for number, body in enumerate(bodies):
+        (tmp_path / "sent" / f"{number:06d}.traces.pb").write_bytes(body)
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(FLEET_RULES)
+    backend = OverGrpc()
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    from postgres import running
+
+    with running() as server:
+        url = server.url("ours")
+        config = (
+            f"ledger: {url}\nrules: [{rules}]\nengine: {{settle: 100ms}}\n"
+            f"exporters: {{otlp_grpc/one: {{endpoint: '127.0.0.1:{backend.port}', tls: {{insecure: true}}}}}}\n"
+        )
+        services = [Process(folder, config) for folder in folders]
+        # By trace, as a load balancer does; what is sent again goes where it went before.
+        shares: list[list[bytes]] = [[], []]
+        for body in bodies:
+            shares[_trace_ids(body)[0][0] % 2].append(body)
+        senders = [Senders([*share, *share[:50]], threads=1) for share in shares]
+        for sender, service in zip(senders, services, strict=True):
+            sender.aim(service.grpc)
+        until(lambda: all(len(sender.acknowledged) > 20 for sender in senders), 60)
+        server.kill()
+        until(lambda: not_writable(services[0]) and not_writable(services[1]), 30)
+        server.start()
+        until(lambda: all("/readyz 200" in ready(service) for service in services), 30)
+        count = len(senders[0].acknowledged)
+        until(lambda: len(senders[0].acknowledged) > count + 10 or senders[0].done, 60)
+        services[0].stop(9)
+        senders[0].aim(None)
+        services[0] = Process(folders[0], config)
+        senders[0].aim(services[0].grpc)
+        until(lambda: all(sender.done for sender in senders), 120)
+        until(lambda: spent_by_user(services[0]) == spent_by_user(services[1]), 30)
+        budgets = spent_by_user(services[0])
+        assert [service.stop() for service in services] == [0, 0]
+        ledger = PostgresLedger(url)
+        found = ledger.report()[0]
+        by_user = {row["user"]: row["cost_usd"] for row in ledger.report(["user"])}
+        ids = {alert_id for _, alert_id in ledger.sent_alerts()}
+        kept = episodes(ledger.alerts(100_000))  # each in its last state
+        ledger.close()
+    backend.stop()
+    told = Counter(_alert_ids(backend))
+    lines = replayed(tmp_path / "sent", rules)
+    calls = [line for line in lines if line["type"] == "call"]
+    assert found["calls"] == len(calls)
+    assert usd_to_nano(str(found["cost_usd"])) == sum(usd_to_nano(one["cost_usd"]) for one in calls if one["cost_usd"])
+    assert budgets == {user: usd for user, usd in by_user.items() if usd}
+    assert kept == episodes(line for line in lines if line["type"] == "alert" and line["state"] == "firing")
+    assert told.keys() >= ids
+
+
+def spent_by_user(service: Process) -> dict[object, object]:
+    rows = service.get("/v1/budgets?limit=1000")["budgets"]
+    return {row["group"]["user"]: row["spent_usd"] for row in rows if row["rule"] == "user-day"}
+
+
+def episodes(alerts: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, ...]]:
+    """What was told and does not depend on the order of arrival: loops by run, budgets by group, level and window.
+
+    What nobody is known to have spent does: a run's calls are nobody's until its root has come.
+    """
+    return Counter(
+        (alert["rule"], alert["run_id"])
+        if alert["category"] == "loop"
+        else (
+            alert["rule"],
+            str(alert["evidence"]["group"]),
+            alert["evidence"]["level"],
+            alert["evidence"]["window_start"],
+        )
+        for alert in alerts
+        if alert["category"] in {"loop", "budget"}
+        and alert["evidence"].get("group") not in ({"user": ""}, {"user": None})
+    )
+
+
+def replayed(folder: Path, *rules: Path) -> list[dict[str, Any]]:
+    options = [word for file in rules for word in ("--rules", str(file))]
+    return [json.loads(line) for line in command("replay", str(folder), "--json", *options).splitlines()]
+
+
+def _trace_ids(body: bytes) -> list[bytes]:
+    return [
+        span.trace_id
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def _alert_ids(backend: OverGrpc) -> Iterator[str]:
+    for record in backend.logs():
+        if record.event_name == "otel_cost.alert":
+            yield from (one.value.string_value for one in record.attributes if one.key == "otel_cost.alert.id")
