@@ -68,13 +68,16 @@ def test_only_what_is_new_is_sent_and_a_browser_that_comes_back_has_it_already(s
         stream = events(answer)
         first, html = next(stream)
         assert "$2.50" in html
-        assert next(stream) == (None, "still here")  # nothing has changed
+        assert (None, "still here") in stream  # nothing more has changed
         spend(host, "more", 10 * 10**9)
-        second, html = next(event for event in stream if event[0])
-        assert second != first
-        assert "$12.50" in html
-    with httpx.stream("GET", server.url + "/live", params=asked, headers={"last-event-id": second}) as answer:
-        assert next(events(answer)) == (None, "still here")
+        # Parts of a page may be remembered for a moment: it can take more than one event.
+        told = [first]
+        while "$12.50" not in html:
+            last, html = next(event for event in stream if event[0])
+            told.append(last)
+        assert len(set(told)) == len(told) > 1
+    with httpx.stream("GET", server.url + "/live", params=asked, headers={"last-event-id": told[-1]}) as answer:
+        assert next(events(answer))[0] != told[-1]
 
 
 def test_what_does_not_live_and_what_cannot_be_asked(server) -> None:
