@@ -135,6 +135,8 @@ class Escalation:
                 asked = state.asked.get(label, event.model)
                 if asked != event.model and len(state.asked_as) < _MOST_KEPT:  # a proxy has names of its own
                     state.asked_as[event.model] = asked
+        if event.former_model is not None and not state.used:
+            self._use(state, Used(0, label, event.former_model))  # at work all the time, and nothing had told of it
         if event.model is not None and event.event == "model_switched":
             self._use(state, Used(event.received_ns, label, event.model))
         if event.failures and hook_step(event) is None:  # else told with its step

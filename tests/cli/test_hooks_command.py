@@ -141,8 +141,9 @@ def test_claude_asks_by_the_client_tells_over_http_and_keeps_the_users_hooks(hom
     }  # fmt: skip
     # What can be refused is to be refused during an outage, too; session events are silently not sent over HTTP.
     assert {event for event, groups in hooks.items() if {"hooks": [asked]} in groups} == {
-        "SessionStart", "UserPromptSubmit", "PreToolUse", "PreModelSwitch", "SessionEnd",
+        "SessionStart", "UserPromptSubmit", "PreToolUse", "SessionEnd",
     }  # fmt: skip
+    assert hooks["PreModelSwitch"] == [{"hooks": [asked | {"timeout": 5}]}]  # there a time-out blocks
 
 
 @pytest.mark.parametrize("harness", ["claude", "qwen"])

@@ -308,9 +308,7 @@ def test_claude_code_switches_to_a_strong_model_only_after_the_named_failures(
     verb: str, source: str, said: str
 ) -> None:
     agent = Agent(RULES.replace("downgrade: {to: nano-1}", verb))
-    assert switches(agent, "PreModelSwitch", "nano-1", source) == {}
-    switches(agent, "PostModelSwitch", "nano-1", source)
-    agent.fails()
+    agent.fails()  # of a model that nothing has told of before the switch
     refused = switches(agent, "PreModelSwitch", "strong-5", source)
     assert said in {refused.get("decision"), refused.get("hookSpecificOutput", {}).get("permissionDecision")}
     agent.fails(error="1 failed, 4 passed")

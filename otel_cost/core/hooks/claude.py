@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from otel_cost.core.decide import Verb
 from otel_cost.core.hooks import NOTHING, HookDialect, register
 from otel_cost.core.hooks._claude import block, context, end, envelope, fill_common, output_text
-from otel_cost.core.hooks._payload import tells_failure
+from otel_cost.core.hooks._payload import tells_failure, text
 
 if TYPE_CHECKING:
     from otel_cost.core.decide import Decision
@@ -30,7 +30,7 @@ def fill(event: HookEvent, payload: dict[str, Any]) -> bool:
         event.result = output_text(response)
         if tells_failure(response) and event.result:
             event.failed, event.error = True, event.result
-    event.unattended = payload.get("source") == "sdk"
+    event.unattended, event.former_model = payload.get("source") == "sdk", text(payload, "from_model")
     return True
 
 

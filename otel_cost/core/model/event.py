@@ -146,6 +146,7 @@ class HookEvent:
 
     provider: str | None = None
     model: str | None = None
+    former_model: str | None = None  # at work until a switch
     call_id: str | None = None  # an id of the model call that no other one bears
     usage: Usage | None = None  # where the harness tells it with the event
     usage_told: tuple[int, int] | None = None  # input and output as written, which telemetry repeats

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _ASKED: Final = ("SessionStart", "UserPromptSubmit", "PreToolUse", "PreModelSwitch", "SessionEnd")
 _TOLD: Final = ("PostToolUse", "PostToolUseFailure", "PostToolBatch", "PostModelSwitch", "SubagentStop")
+_SWITCH_S: Final = 5  # a client that starts slowly must not block a switch
 _ROUTE: Final = "/v1/hooks/claude"
 
 
@@ -27,7 +28,8 @@ def _path(environ: Mapping[str, str]) -> Path:
 def _hooks(setup: Setup) -> dict[str, dict[str, Any]]:
     asked = {"type": "command", "command": setup.client("claude"), "timeout": setup.limit_s}
     told = {"type": "http", "url": setup.url.rstrip("/") + _ROUTE, "timeout": setup.limit_ms / 1000}
-    return dict.fromkeys(_ASKED, asked) | dict.fromkeys(_TOLD, asked if setup.by_client else told)
+    hooks = dict.fromkeys(_ASKED, asked) | dict.fromkeys(_TOLD, asked if setup.by_client else told)
+    return hooks | {"PreModelSwitch": asked | {"timeout": max(setup.limit_s, _SWITCH_S)}}
 
 
 def _is_ours(hook: dict[str, Any]) -> bool:

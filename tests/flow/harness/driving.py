@@ -228,3 +228,35 @@ COPILOT = Agent(
 )
 
 AGENTS = {agent.name: agent for agent in (CLAUDE, CODEX, GEMINI, QWEN, OPENCODE, COPILOT)}
+
+
+class Conversation:
+    """Claude Code as a program drives it: JSON lines in, JSON lines out."""
+
+    def __init__(self, machine: Machine) -> None:
+        arguments = ["-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
+        self._process = subprocess.Popen(
+            [str(program("claude")), *arguments, "--dangerously-skip-permissions", "--model", "claude-sonnet-4-5"],
+            cwd=machine.folder / "work", env=machine.environ,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def says(self, line: dict[str, object]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(line) + "\n")
+        self._process.stdin.flush()
+
+    def until(self, kind: str) -> dict[str, object]:
+        """The next line of a kind; the test's own time-out is the limit."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said: dict[str, object] = json.loads(line)
+            if said.get("type") == kind:
+                return said
+        raise AssertionError(f"no {kind} before the end")
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.kill()
+        self._process.wait(20)

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from driving import AGENTS, Machine
+from driving import AGENTS, Conversation, Machine
 from running import until
 from stub_model import StubModel
 
@@ -138,3 +138,41 @@ def test_a_stop_ends_the_run_before_the_fourth_try(stage: Callable[[str, str], S
     set_up.service.stop()
     more = set_up.machine.run("Go on", again=True)  # while nobody answers, too
     assert (len(set_up.model.asked), set_up.executions) == (calls, 3), said(more)
+
+
+SWITCH_RULES = """
+version: 1
+escalation:
+  - name: strong-after-failures
+    models: ["*opus*"]
+    allow_if: {prior: {models: ["*sonnet*"], failed: [tool_failed], count: 2}}
+    else: {do: [{deny: {text: "Not yet: the smaller model has not failed twice."}}]}
+"""
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_claude_code_is_given_the_strong_model_only_after_named_failures(
+    serve: Callable[..., Process], tmp_path: Path, fails_first: bool
+) -> None:
+    """A program asks for a switch of models; what then answers is the model that was asked for, or the one before."""
+    (tmp_path / "rule.yaml").write_text(SWITCH_RULES)
+    model = StubModel("exit 3" if fails_first else "true", 3)
+    service = serve("rules: [rule.yaml]")
+    machine = Machine(AGENTS["claude"], tmp_path / "machine", model.url, f"http://{service.http}")
+    machine.hooks("install", "claude", "--url", service.api, "--limit-ms", "10000")
+    talk = Conversation(machine)
+    try:
+        talk.says({"type": "user", "message": {"role": "user", "content": "Go on."}})
+        talk.until("result")
+        before = len(model.asked)
+        switch = {"subtype": "set_model", "model": "claude-opus-4-1"}
+        talk.says({"type": "control_request", "request_id": "switch", "request": switch})
+        talk.until("control_response")
+        talk.says({"type": "user", "message": {"role": "user", "content": "And now?"}})
+        talk.until("result")
+    finally:
+        talk.end()
+        model.stop()
+    assert all("sonnet" in name for name in model.asked[:before])
+    assert model.asked[before:]
+    assert {"opus" in name for name in model.asked[before:]} == {fails_first}
