@@ -46,7 +46,7 @@ from otel_cost.edge.ledger.rows import (
     step_rows,
     uuid_of,
 )
-from otel_cost.edge.ledger.sql import FORGET, SqlLedger, chosen, waste
+from otel_cost.edge.ledger.sql import SqlLedger, chosen, forgetting, waste
 from otel_cost.edge.partitions import Offset, Partition
 from otel_cost.errors import UsageError
 
@@ -131,6 +131,13 @@ MIGRATIONS: Final = (
     CREATE TABLE partitions (
         topic VARCHAR NOT NULL, number INTEGER NOT NULL, needed BIGINT NOT NULL, sent BIGINT NOT NULL,
         epoch BIGINT NOT NULL, PRIMARY KEY (topic, number)
+    );
+    """,
+    """
+    CREATE TABLE past_loops (
+        tenant VARCHAR NOT NULL, loop VARCHAR NOT NULL, times BIGINT NOT NULL, runs BIGINT NOT NULL,
+        nano BIGINT NOT NULL, first_ns BIGINT NOT NULL, last_ns BIGINT NOT NULL, kind VARCHAR, rule VARCHAR,
+        summary VARCHAR, PRIMARY KEY (tenant, loop)
     );
     """,
 )
@@ -315,7 +322,7 @@ class DuckDbLedger(SqlLedger):
         query, values = chosen(selection)
         with self._lock:
             try:
-                return self._forget(query, values)
+                return self._forget(query, values, selection)
             except _NOT_NOW as error:
                 raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
 
@@ -324,18 +331,18 @@ class DuckDbLedger(SqlLedger):
         with self._lock:
             try:
                 count = max(1, int(_one(self._db, "SELECT count(*) FROM runs") * share))
-                return self._forget("SELECT tenant, run_id FROM runs ORDER BY end_ns LIMIT ?", [count])
+                return self._forget("SELECT tenant, run_id FROM runs ORDER BY end_ns LIMIT ?", [count], None)
             except _NOT_NOW as error:
                 raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
 
-    def _forget(self, query: str, values: Sequence[object]) -> int:
+    def _forget(self, query: str, values: Sequence[object], selection: Selection | None) -> int:
         db = self._db
         db.begin()
         try:
             db.execute("CREATE TEMP TABLE doomed AS " + query, values)
             doomed = db.execute("SELECT tenant, run_id FROM doomed").fetchall()
-            for statement in FORGET:
-                db.execute(statement)
+            for statement, parameters in forgetting(selection):
+                db.execute(statement, parameters)
             db.execute("DROP TABLE doomed")
             db.commit()
         except BaseException:

@@ -51,7 +51,7 @@ from otel_cost.edge.ledger.rows import (
     step_rows,
     uuid_of,
 )
-from otel_cost.edge.ledger.sql import FORGET, SPENDS, SqlLedger, chosen, spend_of, waste
+from otel_cost.edge.ledger.sql import SPENDS, SqlLedger, chosen, forgetting, spend_of, waste
 from otel_cost.edge.partitions import Offset, Partition
 from otel_cost.errors import UsageError
 
@@ -196,6 +196,13 @@ MIGRATIONS: Final = (
     ALTER TABLE alerts ADD COLUMN told BOOLEAN NOT NULL DEFAULT false;
     ALTER TABLE alerts ADD COLUMN claimed TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp();
     CREATE INDEX alerts_untold ON alerts (claimed) WHERE NOT told;
+    """,
+    """
+    CREATE TABLE past_loops (
+        tenant TEXT COLLATE "C" NOT NULL, loop TEXT COLLATE "C" NOT NULL, times BIGINT NOT NULL, runs BIGINT NOT NULL,
+        nano BIGINT NOT NULL, first_ns BIGINT NOT NULL, last_ns BIGINT NOT NULL, kind TEXT COLLATE "C",
+        rule TEXT COLLATE "C", summary TEXT COLLATE "C", PRIMARY KEY (tenant, loop)
+    );
     """,
 )
 
@@ -565,15 +572,15 @@ class PostgresLedger(SqlLedger):
     def forget(self, selection: Selection) -> int:
         query, values = chosen(selection)
         gone = 0
-        while some := self._forget(f"{query} LIMIT {_FORGET_AT_ONCE}", values):
+        while some := self._forget(f"{query} LIMIT {_FORGET_AT_ONCE}", values, selection):
             gone += some
         return gone
 
     def forget_oldest(self, share: float) -> int:
         count = max(1, int(self._rows("SELECT count(*) FROM runs")[0][0] * share))
-        return self._forget("SELECT tenant, run_id FROM runs ORDER BY end_ns LIMIT ?", [count])
+        return self._forget("SELECT tenant, run_id FROM runs ORDER BY end_ns LIMIT ?", [count], None)
 
-    def _forget(self, query: str, values: Sequence[object]) -> int:
+    def _forget(self, query: str, values: Sequence[object], selection: Selection | None) -> int:
         with self._lock:
             try:
                 with self._reads.connection() as db, db.transaction():
@@ -582,8 +589,8 @@ class PostgresLedger(SqlLedger):
                     db.execute(_ours(f"INSERT INTO doomed {query}"), list(values))
                     runs = {run_id for (run_id,) in db.execute("SELECT run_id FROM doomed").fetchall()}
                     if runs:
-                        for statement in FORGET:
-                            db.execute(_ours(statement))
+                        for statement, parameters in forgetting(selection):
+                            db.execute(_ours(statement), list(parameters))
                         db.execute(
                             "INSERT INTO progress VALUES (%s, 'forgotten', 1) ON CONFLICT (node, name)"
                             " DO UPDATE SET value = progress.value + 1",

@@ -13,7 +13,7 @@ from otel_cost.core.budget import Spend
 from otel_cost.core.detect._pace import Taken
 from otel_cost.core.drift import Ran, facts_of_line
 from otel_cost.core.enrich.lines import outcome_map, rfc3339, usd
-from otel_cost.core.library import Seen
+from otel_cost.core.library import MOST_SHAPES, Seen
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.vocabulary import MODEL_KINDS
 from otel_cost.core.outcomes import judge, outcome_of, reaching
@@ -226,29 +226,30 @@ class SqlLedger:
                 "burn_usd": nano_to_text(nano),
             }
             for of, loop, times, runs, nano, first, last, kind, rule, summary in self._shapes(
-                "at_ns >= ? AND (?::VARCHAR IS NULL OR tenant = ?)", limit, _from(since_ns), tenant, tenant
+                "at_ns >= ? AND (?::VARCHAR IS NULL OR tenant = ?)",
+                limit,
+                "last_ns >= ? AND (?::VARCHAR IS NULL OR tenant = ?)",
+                *(2 * (_from(since_ns), tenant, tenant)),
             )
         ]  # fmt: skip
 
     def shapes_of_finished_runs(self, most: int) -> Iterator[tuple[str, str, Seen]]:
         over = "EXISTS (SELECT 1 FROM runs r WHERE r.tenant = a.tenant AND r.run_id = a.run_id)"
-        for tenant, loop, times, runs, nano, *_ in reversed(self._shapes(over, most)):
+        for tenant, loop, times, runs, nano, *_ in reversed(self._shapes(over, most, "true")):
             yield tenant, loop, Seen(times, runs, nano)
 
-    def _shapes(self, condition: str, limit: int, *parameters: object) -> list[tuple[Any, ...]]:
-        """Shapes over episodes (`a`) that meet a condition, the dearest first."""
-        latest = ", ".join(
-            f"(array_agg(line::JSON ->> '{name}' ORDER BY at_ns DESC))[1]" for name in ("kind", "rule", "summary")
-        )
+    def _shapes(self, told: str, limit: int, past: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Shapes over episodes (`a`) that meet a condition and over what is left of forgotten ones, the dearest first.
+
+        `parameters`: of both conditions.
+        """
+        latest = ", ".join(f"(array_agg({name} ORDER BY last_ns DESC))[1]" for name in ("kind", "rule", "summary"))
         return self._rows(
-            "SELECT tenant, loop, count(*) AS times, count(DISTINCT run_id),"  # noqa: S608  # our own words
-            " coalesce(sum(wasted_nano), 0)::BIGINT AS nano,"
-            f" min(begun_ns), max(at_ns), {latest}"
-            " FROM (SELECT *, min(at_ns) OVER (PARTITION BY tenant, episode) AS begun_ns,"
-            " (line::JSON -> 'evidence' ->> 'loop') AS loop,"
-            f" (line::JSON ->> 'category') AS category, {_LAST_WORD} FROM alerts"
-            f") a WHERE place = 1 AND loop IS NOT NULL AND category IN ('loop', 'waste') AND {condition}"
-            " GROUP BY tenant, loop ORDER BY nano DESC, times DESC, loop, tenant LIMIT ?",
+            "SELECT tenant, loop, sum(times)::BIGINT AS times, sum(runs)::BIGINT, sum(nano)::BIGINT AS nano,"  # noqa: S608  # our own words
+            f" min(first_ns), max(last_ns), {latest}"
+            f" FROM ({_shapes_told(told)} UNION ALL"
+            " SELECT tenant, loop, times, runs, nano, first_ns, last_ns, kind, rule, summary FROM past_loops"
+            f" WHERE {past}) s GROUP BY tenant, loop ORDER BY nano DESC, times DESC, loop, tenant LIMIT ?",
             [*parameters, limit],
         )
 
@@ -755,6 +756,23 @@ def chosen(selection: Selection) -> tuple[str, list[object]]:
     return f"SELECT tenant, run_id FROM runs WHERE {' AND '.join(conditions)}", values  # noqa: S608  # our own text
 
 
+def _shapes_told(condition: str) -> str:
+    """A query for the shapes of loops and waste in alert lines: over episodes (`a`) that meet a condition."""
+    latest = ", ".join(
+        f"(array_agg(line::JSON ->> '{name}' ORDER BY at_ns DESC))[1] AS {name}" for name in ("kind", "rule", "summary")
+    )
+    return (
+        "SELECT tenant, loop, count(*) AS times, count(DISTINCT run_id) AS runs,"  # noqa: S608  # our own words
+        " coalesce(sum(wasted_nano), 0)::BIGINT AS nano,"
+        f" min(begun_ns) AS first_ns, max(at_ns) AS last_ns, {latest}"
+        " FROM (SELECT *, min(at_ns) OVER (PARTITION BY tenant, episode) AS begun_ns,"
+        " (line::JSON -> 'evidence' ->> 'loop') AS loop,"
+        f" (line::JSON ->> 'category') AS category, {_LAST_WORD} FROM alerts"
+        f") a WHERE place = 1 AND loop IS NOT NULL AND category IN ('loop', 'waste') AND {condition}"
+        " GROUP BY tenant, loop"
+    )
+
+
 _OF_DOOMED: Final = "(tenant, run_id) IN (SELECT tenant, run_id FROM doomed)"
 _DOOMED_TABLES: Final = (
     "run_keys", "snapshots", "traces", "steps", "alerts", "corrections", "run_joins", "runs",
@@ -776,3 +794,28 @@ FORGET: Final = (
     "DROP TABLE reached",
 )
 """What takes the runs in `doomed` (tenant, run_id) out, in order, in one transaction."""
+
+KEEP_SHAPES: Final = (
+    "INSERT INTO past_loops (tenant, loop, times, runs, nano, first_ns, last_ns, kind, rule, summary) "
+    + _shapes_told(_OF_DOOMED)
+    + """ ON CONFLICT (tenant, loop) DO UPDATE SET times = past_loops.times + excluded.times,
+        runs = past_loops.runs + excluded.runs, nano = past_loops.nano + excluded.nano,
+        first_ns = least(past_loops.first_ns, excluded.first_ns),
+        last_ns = greatest(past_loops.last_ns, excluded.last_ns),
+        kind = excluded.kind, rule = excluded.rule, summary = excluded.summary""",
+    f"""DELETE FROM past_loops WHERE (tenant, loop) NOT IN
+        (SELECT tenant, loop FROM past_loops ORDER BY last_ns DESC, tenant, loop LIMIT {MOST_SHAPES})""",  # noqa: S608
+)
+"""Before that, where runs go because they are old: what shapes of loops they have shown outlives them."""
+
+
+def forgetting(selection: Selection | None) -> Iterator[tuple[str, Sequence[object]]]:
+    """What takes out the runs in `doomed` and what else belongs to a selection (None: the oldest), with parameters.
+
+    Of runs that are old the shapes of their loops stay; who wants to be forgotten, of him nothing stays.
+    """
+    if selection is None or (selection.before_ns is not None and not (selection.run_id or selection.user)):
+        yield from ((statement, ()) for statement in KEEP_SHAPES)
+    elif selection.tenant is not None and not (selection.run_id or selection.user):
+        yield "DELETE FROM past_loops WHERE tenant = ?", (selection.tenant,)
+    yield from ((statement, ()) for statement in FORGET)

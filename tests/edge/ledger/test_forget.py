@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -85,6 +86,61 @@ def test_forgets_by_run_user_and_age(ledger: Ledger) -> None:
     # And it goes on as if nothing had been.
     put(ledger, "d", "dana", nano=7)
     assert users(ledger) == {"dana": "0.000000007"}
+
+
+def loop(ledger: Ledger, name: str, shape: str, *, day: int, nano: int, tenant: str = "default") -> str:
+    """One closed run with one episode of a loop, told twice; its id."""
+    call = cases.a_call(name, trace=name, start_s=day * DAY_S, session=name, tenant=tenant)
+    run = cases.a_run([call], tenant=tenant)
+    told = [
+        replace(
+            cases.an_alert([name], trace=name, run_id=run.summary.run_id, tenant=tenant, at_s=at_s, state=state),
+            wasted_nano=wasted,
+            evidence={"loop": shape},
+        )
+        for at_s, state, wasted in ((day * DAY_S, "firing", 1), (day * DAY_S + 9, "resolved", nano))
+    ]
+    batch = Batch()
+    batch.add(Effects(calls=[(tenant, run.summary.run_id, call)], closed=[run], alerts=told))
+    ledger.commit(batch, ledger.cursor() + 1)
+    return run.summary.run_id
+
+
+def test_shapes_of_loops_outlive_the_runs_that_retention_takes(ledger: Ledger) -> None:
+    loop(ledger, "a", "again", day=0, nano=100)
+    loop(ledger, "b", "again", day=3, nano=20)
+    loop(ledger, "c", "once", day=0, nano=7)
+    before = ledger.loops()
+    assert [(row["loop"], row["times"], row["runs"], row["burn_usd"]) for row in before] == [
+        ("again", 2, 2, "0.00000012"),
+        ("once", 1, 1, "0.000000007"),
+    ]
+    taught = list(ledger.shapes_of_finished_runs(10))
+    assert ledger.forget(Selection(before_ns=cases.NOON_NS + DAY_S * 10**9)) == 2
+    assert len(ledger.alerts()) == 1
+    assert ledger.loops() == before
+    assert list(ledger.shapes_of_finished_runs(10)) == taught
+    # It is counted on, a second time as well, and its time is known.
+    loop(ledger, "d", "again", day=4, nano=3)
+    assert ledger.forget_oldest(1.0) == 2
+    again = ledger.loops()[0]
+    assert (again["times"], again["runs"], again["burn_usd"]) == (3, 3, "0.000000123")
+    assert (again["first_seen"], again["kind"]) == (before[0]["first_seen"], "repeated_error")
+    assert again["last_seen"] > before[0]["last_seen"]
+    assert [row["loop"] for row in ledger.loops(since_ns=cases.NOON_NS + 2 * DAY_S * 10**9)] == ["again"]
+    assert not ledger.alerts()
+
+
+def test_who_is_forgotten_on_demand_leaves_no_shapes(ledger: Ledger) -> None:
+    run_id = loop(ledger, "a", "again", day=0, nano=100)
+    assert ledger.forget(Selection(run_id=run_id)) == 1
+    assert ledger.loops() == []
+    loop(ledger, "b", "again", day=0, nano=100, tenant="acme")
+    ledger.forget_oldest(1.0)
+    assert len(ledger.loops(tenant="acme")) == 1
+    loop(ledger, "c", "again", day=0, nano=100, tenant="acme")
+    assert ledger.forget(Selection(tenant="acme")) == 1
+    assert ledger.loops() == []
 
 
 def news(name: str, *keys: str) -> Outcome:
