@@ -224,7 +224,9 @@ class Service:
             "otel_cost_overload", "1 while the engine is behind; routes may sample", registry=self.registry
         )
         overload.set_function(lambda: self._backlog.is_overloaded)
-        watch_ledger(self.registry, lambda: self._ledger_problem)
+        self._heard_at = time.monotonic()  # when those were heard last who share the ledger
+        heard_s = (lambda: time.monotonic() - self._heard_at) if self.ledger.is_shared else None
+        watch_ledger(self.registry, lambda: self._ledger_problem, heard_s)
         self.registry.register(DestinationMetrics(self.destinations.values))
         self._receivers: list[GrpcReceiver | HttpReceiver] = []
         self._stages: list[Sorter | StepReader] = []
@@ -616,10 +618,12 @@ class Service:
         """Where others share the ledger: let the engine know what they write, soon after they have."""
         while self.ledger.is_shared and not self._stopping.wait(HEAR_S):
             with suppress(LedgerUnavailableError, TimeoutError):
+                asked_at = time.monotonic()
                 heard = self.ledger.heard()
                 if heard.spends or heard.keys or heard.alerts:
                     self._writer.hear(heard.keys)
                     self._ask(partial(self._hear, heard), timeout_s=60)
+                self._heard_at = asked_at
 
     def _hear(self, heard: Heard) -> None:
         self._said.update((str(alert["tenant"]), str(alert["id"])) for alert in heard.alerts)

@@ -114,8 +114,19 @@ def watch_journal(registry: CollectorRegistry, journal: Journal) -> None:
         Gauge(f"otel_cost_journal_{name}", help_text, registry=registry).set_function(read)
 
 
-def watch_ledger(registry: CollectorRegistry, problem: Callable[[], str | None]) -> None:
-    """A gauge over a ledger; `problem`: why it takes no rows now."""
+def watch_ledger(
+    registry: CollectorRegistry, problem: Callable[[], str | None], heard_s: Callable[[], float] | None
+) -> None:
+    """Gauges over a ledger.
+
+    Args:
+        registry: where to.
+        problem: why it takes no rows now.
+        heard_s: where others share it, how long ago they were heard.
+    """
     Gauge("otel_cost_ledger_writable", "1 if the ledger takes rows", registry=registry).set_function(
         lambda: problem() is None
     )
+    if heard_s is not None:
+        what = "age of what is known of the spending of services that share the ledger"
+        Gauge("otel_cost_ledger_heard_age_seconds", what, registry=registry).set_function(heard_s)

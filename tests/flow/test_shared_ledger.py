@@ -162,10 +162,16 @@ RULES = """version: 1
 budgets:
   - name: team-day
     per: [team]
+    match: {{team: core}}
     limit: {{usd: 10, window: 1d, kind: calendar}}
     warn: [{{at: 50%}}]
     at_limit: {{target: everyone, do: [{{deny: {{scope: all, text: "the team's day is used up"}}}}, {{alert: ops}}]}}
   - {{name: team-hour, per: [team], limit: {{usd: 10, window: 1h, kind: rolling}}, at_limit: {{do: [{{alert: ops}}]}}}}
+  - name: burner
+    per: [team]
+    match: {{team: solo}}
+    limit: {{usd: 9, window: 1d}}
+    at_limit: {{do: [{{stop: {{}}}}]}}
 contacts:
   - {{name: ops, webhook: {{url: "{url}"}}, group_by: [fingerprint], group_wait: 0s, group_interval: 0s}}
 """
@@ -211,8 +217,8 @@ def budget(service: Process, name: str = "team-day") -> str | None:
     return rows[0]["spent_usd"] if rows else None
 
 
-def decision(service: Process, session: str) -> str:
-    body = json.dumps({"session_id": session, "event": "before_tool", "tool": "Bash", "team": "core"}).encode()
+def decision(service: Process, session: str, team: str = "core") -> str:
+    body = json.dumps({"session_id": session, "event": "before_tool", "tool": "Bash", "team": team}).encode()
     request = urllib.request.Request(service.api + "/v1/decide", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return str(json.loads(answer.read())["decision"])
@@ -236,6 +242,10 @@ def test_two_services_keep_one_budget(postgres: Server, tmp_path: Path) -> None:
     send(two, a_spend("b", "4"))
     until(lambda: decision(one, "a") == decision(two, "b") == decision(two, "new") == "deny")
     assert budget(one, "team-hour") == budget(two, "team-hour") == "11"
+    # A cap hits the run that burns, also where the other has its telemetry.
+    send(two, a_spend("burns", "9.5", "solo"))
+    until(lambda: decision(one, "burns", "solo") == decision(two, "burns", "solo") == "stop")
+    assert {decision(service, "works", "solo") for service in (one, two)} == {"allow"}
     # The order in which they were started again does not matter, nor that telemetry is sent once more to the other.
     again = a_spend("a", "1")
     send(one, again)
@@ -245,9 +255,10 @@ def test_two_services_keep_one_budget(postgres: Server, tmp_path: Path) -> None:
     one = Process(folders[0], config)
     assert budget(one) == "12"
     assert decision(one, "new") == "deny"
-    until(lambda: len(two.get("/v1/alerts?limit=100")["alerts"]) >= 3)
+    until(lambda: len(two.get("/v1/alerts?limit=100")["alerts"]) >= 4)
     told = Counter((alert["rule"], alert["evidence"]["level"]) for alert in two.get("/v1/alerts?limit=100")["alerts"])
-    assert told == Counter({("team-day", "50%"): 1, ("team-day", "limit"): 1, ("team-hour", "limit"): 1})
+    levels = [("team-day", "50%"), ("team-day", "limit"), ("team-hour", "limit"), ("burner", "limit")]
+    assert told == Counter(levels)
     until(lambda: len(receiver.got) >= 3)
     assert one.stop() == two.stop() == 0
     receiver.stop()
