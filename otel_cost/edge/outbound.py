@@ -63,9 +63,12 @@ def _connect(connection: HTTPConnection, *, private: bool) -> socket.socket:
             )
         except OSError as error:
             last = error
-    if isinstance(last, TimeoutError):
-        raise urllib3.exceptions.ConnectTimeoutError(connection, f"no connection to {host}") from last
-    raise NewConnectionError(connection, f"no connection to {host}: {last}") from last
+    try:
+        if isinstance(last, TimeoutError):
+            raise urllib3.exceptions.ConnectTimeoutError(connection, f"no connection to {host}") from last
+        raise NewConnectionError(connection, f"no connection to {host}: {last}") from last
+    finally:
+        del last  # else it holds itself by this frame
 
 
 def _pools(*, private: bool) -> dict[str, type[HTTPConnectionPool]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.export._settings import RetryOnFailure, SendingQueue
 
 MAX_RETRY_AFTER_S: Final = 300.0  # a backend that says "in a year" is asked again in five minutes
+_MOST_CAUSES: Final = 8
 SPLIT_AFTER: Final = (
     4  # equal overload answers to one request before smaller ones are tried (some say 429 for "too big")
 )
@@ -534,7 +536,7 @@ class Destination:
         while (turn := self._wait_for_turn(may_park=may_park)) is None:
             sent_at = time.monotonic()
             try:
-                rejected = self._exporter.send(load.signal, load.payload)
+                rejected = self._send(load)
             except TooLarge as error:
                 if load.halves() is None:
                     self._drop(load, "too_large", str(error))
@@ -570,6 +572,19 @@ class Destination:
             finally:
                 self._probing = False
         return turn
+
+    def _send(self, load: _Load) -> int:
+        try:
+            return self._exporter.send(load.signal, load.payload)
+        except Exception as error:
+            # Clients' own exceptions tend to hold themselves by their frames, and with them the request.
+            reached: BaseException | None = error
+            for _ in range(_MOST_CAUSES):
+                if reached is None:
+                    break
+                traceback.clear_frames(reached.__traceback__)
+                reached = reached.__cause__ or reached.__context__
+            raise
 
     def _wait_for_turn(self, *, may_park: bool) -> _Fate | None:
         """None: send now. Waits while the destination asks for a pause, or another request asks whether it is back."""

@@ -93,10 +93,9 @@ class OtlpGrpc:
         try:
             answer = self._calls[signal](payload, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            failure = self._failure(error, len(payload))
-            if failure.reason == "grpc_deadline_exceeded":
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._patience.timed_out(timeout_s)
-            raise failure from error
+            raise self._failure(error, len(payload)) from error
         self._patience.answered(time.monotonic() - begun)
         return rejected_in_protobuf(answer)
 

@@ -142,7 +142,14 @@ class Intake:
                 self._metrics.failed(signal, transport, events)
             else:
                 self._metrics.refused(signal, transport, events)
-            raise refused from error
+            # An exception that is its own cause, or that a frame below it names, holds itself and the whole request.
+            if refused is error:
+                del refused
+                raise
+            try:
+                raise refused from error
+            finally:
+                del refused
         finally:
             with self._lock:
                 self._in_flight -= size

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import sys
 import threading
 import time
 
@@ -12,7 +15,7 @@ from otel_cost.edge.journal import Journal
 from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes, resident_bytes
 from otel_cost.edge.receive.intake import Intake
 from otel_cost.edge.receive.quota import Quotas
-from otel_cost.edge.receive.refusals import OverloadedError, RateLimitedError
+from otel_cost.edge.receive.refusals import OverloadedError, RateLimitedError, RefusalError
 from otel_cost.edge.telemetry import ReceiverMetrics
 
 
@@ -111,3 +114,26 @@ def test_memory_that_cannot_be_asked_for_is_as_it_was(monkeypatch: pytest.Monkey
         raise OSError(24, "Too many open files")
 
     assert MemoryWatch(1000, no_descriptor).level is Level.FREE
+
+
+def test_a_refused_request_is_gone_without_the_garbage_collector(tmp_path, build) -> None:
+    """It does not run by itself in the service, and refusals come by the thousand when memory is short."""
+    from prometheus_client import CollectorRegistry
+
+    def admit(_tenant: str, _size: int) -> None:
+        raise OverloadedError("full", 1.0)
+
+    journal = Journal(tmp_path / "journal")
+    intake = Intake(journal, ReceiverMetrics(CollectorRegistry()), admit=admit)
+    request = body(build, 900)
+    gc.collect()
+    gc.disable()
+    held = sys.getrefcount(request)
+    try:
+        for _ in range(3):
+            with contextlib.suppress(RefusalError):
+                intake.accept(Signal.TRACES, request, tenant="t", transport="x")
+        assert sys.getrefcount(request) == held
+    finally:
+        gc.enable()
+        journal.close()
