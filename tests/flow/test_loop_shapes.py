@@ -9,6 +9,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from otel_cost.cli import run
+from otel_cost.core.hooks import read_hook
+from otel_cost.edge.config import load_config
+from otel_cost.edge.engine import build_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -274,3 +277,86 @@ def test_what_is_nearly_a_shape_is_none(
     case: str, dialect: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not [(one["kind"], one["summary"]) for one in alerts(tmp_path, capsys, written(NEARLY[case], dialect))]
+
+
+# ---- the same from hooks alone ----------------------------------------------------------------------------------
+
+
+def by_hooks(calls: list[Model | Tool]) -> list[tuple[str, str]]:
+    """Kinds and severities of what is told of an agent whose hooks speak of its tool calls, and no telemetry does."""
+    engine = build_engine(load_config(environ={}))
+    at_ns = START_NS
+    tools = [call for call in calls if isinstance(call, Tool)]
+    for number, call in enumerate(tools):
+        said = {
+            "session_id": "s-1",
+            "cwd": "/home/user",
+            "tool_name": call.name,
+            "tool_use_id": f"toolu_{number}",
+            "tool_input": call.arguments,
+        }
+        after = {"hook_event_name": "PostToolUseFailure", "error": call.error}
+        if not call.error:
+            after = {"hook_event_name": "PostToolUse", "tool_response": call.result}
+        for event in ({"hook_event_name": "PreToolUse"}, after):
+            at_ns += SECOND
+            engine.hook(read_hook("claude", json.dumps(said | event).encode(), at_ns), at_ns, number)
+    engine.close(at_ns)
+    return [
+        (alert.kind, alert.severity.value)
+        for alert in engine.take().alerts
+        if alert.state == "firing" and alert.category in {"loop", "waste"}
+    ]
+
+
+SEEN_BY_HOOKS: dict[str, tuple[str, list[Model | Tool]]] = {
+    name: SHAPES[name] for name in ("redundant_read", "agent_ping_pong", "planner_restating")
+} | {
+    "exact_repeat": ("warning", [READ, READ, READ]),
+    "near_repeat": (
+        "warning",
+        [
+            Tool("Bash", {"command": f"grep -rn total lib tests docs samples | head {more}"}, "no match")
+            for more in ("", "-q", "| cat")
+        ],
+    ),
+    "repeated_error": (
+        "warning",
+        [Tool("Bash", {"command": "make all"}, error=f"Exit code 2: no rule at line {n}") for n in range(3)],
+    ),
+    "retry_storm": (
+        "warning",
+        [Tool("fetch_order", {"id": "o7"}, error="Error code: 503 Service Unavailable") for _ in range(4)],
+    ),
+    "edit_test_churn": (
+        "warning",
+        [
+            one
+            for n in range(5)
+            for one in (
+                Tool("Edit", {"file_path": "a.py", "new_string": f"try {n}"}, f"edited {n}"),
+                Tool("Bash", {"command": "pytest -q"}, error=f"Exit code 1: {WORK[n]}"),
+            )
+        ],
+    ),
+    "recreate_churn": (
+        "warning",
+        [Tool("Write", {"file_path": "a.py", "content": f"v{n}"}, f"wrote version {n}") for n in range(5)],
+    ),
+    "error_cascade": (
+        "notice",  # as the starter rules have it
+        [Tool("Bash", {"command": f"do {work}"}, error=f"Exit code 1: {work}") for work in WORK],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEEN_BY_HOOKS)
+def test_hooks_alone_show_a_shape(kind: str) -> None:
+    severity, calls = SEEN_BY_HOOKS[kind]
+    told = by_hooks(calls)
+    assert (kind, severity) in told, told
+
+
+@pytest.mark.parametrize("case", [name for name, calls in NEARLY.items() if any(isinstance(c, Tool) for c in calls)])
+def test_hooks_alone_of_what_is_nearly_a_shape(case: str) -> None:
+    assert not by_hooks(NEARLY[case])

@@ -32,12 +32,18 @@ class State:
 
     episode: Episode | None = None
     calls: int = 0
+    end_ns: int = 0  # of the last one that has ended
+    turns: bool = False  # model calls are told, so it is known what one turn is
 
 
 def observe(state: State, seen: Observed, settings: FanOut) -> Iterable[Finding]:
-    """Feed one call; yield when one turn has started so many sub-agents, and when the next turn begins."""
+    """Feed one call; yield when one turn has started so many sub-agents, and when the next turn begins.
+
+    Where no model call is told (hooks alone), those are of one turn that work side by side.
+    """
     if seen.step.kind is Kind.TOOL:
         return _started(state, seen, settings) if delegates(seen.step.tool or "") else ()
+    state.turns = True
     episode, state.episode = state.episode, None
     return () if episode is None or not episode.firing else (_finding(episode, seen.step.span_id),)
 
@@ -45,6 +51,11 @@ def observe(state: State, seen: Observed, settings: FanOut) -> Iterable[Finding]
 def _started(state: State, seen: Observed, settings: FanOut) -> Iterator[Finding]:
     step = seen.step
     state.calls += 1
+    if not state.turns and state.episode is not None and step.start_ns >= state.end_ns:
+        if state.episode.firing:
+            yield _finding(state.episode, step.span_id)
+        state.episode = None
+    state.end_ns = max(state.end_ns, step.end_ns)
     if state.episode is None:
         state.episode = Episode(wasted=None)
     state.episode.add(step.span_id, None, state.calls)
