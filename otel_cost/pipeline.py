@@ -149,7 +149,7 @@ class Engine:
     def feed(
         self, signal: Signal, events: Sequence[SpanEvent | LogEvent | MetricPoint], position: int, now_ns: int
     ) -> None:
-        """Take one request's events, one by one by end time.
+        """Take one request's events, one by one by end time; the tree that its calls stand in comes before them.
 
         What goes on does so in the sender's order, and says what the whole request has told.
         """
@@ -163,16 +163,29 @@ class Engine:
         self._position = position
         if signal is Signal.TRACES:
             spans: list[SpanEvent] = events  # type: ignore[assignment]  # one request holds one signal
-            taken: list[tuple[Run, Step | None] | None] = [None] * len(spans)
+            steps: list[Step | None] = []
+            runs: list[Run | None] = []
+            for span in spans:
+                step = self._step(span)
+                steps.append(step)
+                # A parent ends after its children: placed in this order, a call is placed and counted once.
+                waits = step is not None and step.kind in CALL_KINDS
+                runs.append(None if waits else self._take(span, step, now_ns))
+                yield
             ended = [(span.end_ns, span.start_ns, span.span_id, index) for index, span in enumerate(spans)]
             for *_, index in sorted(ended):
-                taken[index] = self._span(spans[index], now_ns)
+                span, step = spans[index], steps[index]
+                if step is not None and step.kind in CALL_KINDS:
+                    runs[index] = self._take(span, step, now_ns)
+                self._apart(step, span, now_ns)
+                if (run := runs[index]) is not None:
+                    self._hear(span, run)
                 yield
-            for span, told in zip(spans, taken, strict=True):
-                if told is not None:
-                    self._pass_on(span, *told, now_ns)
-                    self.fed += 1
-                    yield
+            for span, step, run in zip(spans, steps, runs, strict=True):
+                if run is not None:
+                    self._pass_on(span, run, step, now_ns)
+                self.fed += 1
+                yield
         elif signal is Signal.METRICS:
             points: list[MetricPoint] = events  # type: ignore[assignment]
             for *_, index in sorted((point.time_ns, index) for index, point in enumerate(points)):
@@ -493,12 +506,16 @@ class Engine:
 
     # ---- stages --------------------------------------------------------------
 
-    def _span(self, event: SpanEvent, now_ns: int) -> tuple[Run, Step | None] | None:
-        """Take a span; its run and its step, or None for a resend."""
+    def _step(self, event: SpanEvent) -> Step | None:
+        """What a span tells."""
         step = normalise_span(event)
         if step is None and not event.parent_id:
             step = _bare_root(event)
         self._identify(step, event)
+        return step
+
+    def _take(self, event: SpanEvent, step: Step | None, now_ns: int) -> Run | None:
+        """Take a span in; its run, or None for a resend."""
         run = self.runs.take(event.tenant, event.trace_id, step, self._position, now_ns)
         steps = len(run.steps)
         fresh = run.add_span(event.trace_id, event.span_id, event.parent_id, step)
@@ -507,13 +524,10 @@ class Engine:
         if fresh and step is not None and step.kind in MODEL_KINDS:
             run = self.runs.twin(run, step)
         self._follow(run, now_ns)
-        self._apart(step, event, now_ns)
         if not fresh:
             self._effects.duplicates += 1
-            self.fed += 1
             return None
-        self._hear(event, run)
-        return run, step
+        return run
 
     def _pass_on(self, event: SpanEvent, run: Run, step: Step | None, now_ns: int) -> None:
         """A span goes on at once; roots and roll-ups, which say what is below them, wait."""
