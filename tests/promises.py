@@ -174,7 +174,7 @@ FAULTS = (
     ),
     Promise(
         "a trace of 1,000,000 spans",
-        "memory holds `engine.max_open_spans`; what is beyond sleeps and wakes; others do not notice",
+        "memory holds `engine.caps.open_spans`; what is beyond sleeps and wakes; others do not notice",
         f"{_FAULTS}test_a_huge_trace_is_put_to_sleep_and_others_do_not_notice",
     ),
     Promise(

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import structlog
 import typer
 
+from otel_cost.edge.allocator import give_back_early
 from otel_cost.edge.config import Config, load_config
 from otel_cost.errors import OtelCostError
 from otel_cost.service import Service
@@ -28,6 +29,7 @@ def serve(
 
     SIGHUP reads the rules again, as does a change of their files.
     """
+    give_back_early()  # before there are threads
     overrides = list(sets or [])
     if data_dir is not None:
         overrides.append(f"data_dir={data_dir.absolute()}")

@@ -202,14 +202,21 @@ class Outcomes(_Part):
     github: GithubWebhooks | None = None
 
 
+class EngineCaps(_Part):
+    """What open runs may take in memory. What is beyond is written down, put to sleep and woken by its next span."""
+
+    open_spans: Annotated[int, Field(gt=0)] = 2_000_000  # that are no steps, of all runs
+    open_steps: Annotated[int, Field(gt=0)] = 120_000  # calls, agents and roll-ups of all runs
+    run_steps: Annotated[int, Field(gt=0)] = 20_000  # of one run: a larger one sleeps when it is not at work
+
+
 class EngineConfig(_Part):
     """What the engine's time and memory are."""
 
     settle: Duration = 2 * SECOND_NS  # how long roots wait for late children
     idle: Duration = 30 * 60 * SECOND_NS  # a run without news for so long is closed
     trace_timeout: Duration = 60 * SECOND_NS  # where `routes` are given: how long a trace waits for its root
-    max_open_spans: Annotated[int, Field(gt=0)] = 2_000_000
-    max_open_steps: Annotated[int, Field(gt=0)] = 120_000
+    caps: EngineCaps = EngineCaps()
     memory_soft_limit: Size | None = None  # bytes of the process at which new requests wait; three quarters of all
 
 

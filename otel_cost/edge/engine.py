@@ -38,8 +38,9 @@ def build_engine(
     """
     caps = Caps(
         idle_ns=config.engine.idle,
-        open_spans=config.engine.max_open_spans,
-        open_steps=config.engine.max_open_steps,
+        open_spans=config.engine.caps.open_spans,
+        open_steps=config.engine.caps.open_steps,
+        run_steps=config.engine.caps.run_steps,
         behind=config.journal.max_bytes // 8,
     )
     return Engine(

@@ -79,12 +79,12 @@ def test_values_come_from_environment_and_files(tmp_path: Path) -> None:
         """
 api: {endpoint: "127.0.0.1:${env:PORT:-9}"}
 exporters: {otlp_http: {endpoint: "${env:URL}", headers: {authorization: "Bearer ${file:token}", a: "$$x"}}}
-engine: {max_open_spans: "${env:SPANS}"}
+engine: {caps: {open_spans: "${env:SPANS}"}}
 """,
     )
     config = load_config([file], environ={"URL": "http://localhost:1", "SPANS": "7"})
     assert config.api.endpoint == "127.0.0.1:9"
-    assert config.engine.max_open_spans == 7
+    assert config.engine.caps.open_spans == 7
     headers = config.exporters["otlp_http"].headers
     assert headers["authorization"].get_secret_value() == "Bearer s3cret"
     assert headers["a"].get_secret_value() == "$x"

@@ -184,6 +184,40 @@ def test_a_run_that_goes_on_for_days_holds_back_so_much_of_the_journal() -> None
     assert whole.summary.llm_calls == 100
 
 
+def test_a_run_beyond_its_own_cap_sleeps_once_it_is_quiet_and_counts_each_call_once() -> None:
+    asleep: dict[tuple[str, str], bytes] = {}
+
+    class Snapshots:
+        def find(self, tenant: str, key: str) -> bytes | None:
+            return asleep.get((tenant, key))
+
+    engine = Engine(book(), load_rules([]), Settings(caps=Caps(busy_ns=10 * SECOND, run_steps=5)), Snapshots())
+    calls: dict[str, Any] = {}
+    woken = 0
+
+    def feed(at: int, *spans: Any) -> int:
+        """Runs that are open after it."""
+        nonlocal calls, woken
+        engine.feed(Signal.TRACES, decode_traces(request(*spans), "t", at).events, at, at)
+        engine.advance(at)
+        effects = engine.take()
+        calls |= {call.id: call for _, _, call in effects.calls}
+        for closed in effects.closed:
+            woken += 1
+            asleep.update({(closed.summary.tenant, key): closed.snapshot() for key in closed.keys})
+        return len(engine.runs)
+
+    large = [chat(n, parent=99, trace=1) for n in range(1, 8)]
+    assert feed(NOW, *large, chat(20, trace=2)) == 2
+    assert feed(NOW + 9 * SECOND, chat(21, trace=2)) == 2  # it was at work nine seconds ago
+    assert feed(NOW + 11 * SECOND, chat(22, trace=2)) == 1  # the small one stays open
+    assert feed(NOW + 12 * SECOND, *large, chat(8, parent=99, trace=1)) == 2  # seven of them are known
+    engine.close(NOW + 13 * SECOND)
+    calls |= {call.id: call for _, _, call in engine.take().calls}
+    assert len(calls) == 8 + 3
+    assert woken == 1
+
+
 # --- doors
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.effects import Effects
     from otel_cost.core.model.event import HookEvent
 
+BEGUN = now_ns()  # calls of another time would find their run closed as quiet for too long
 ANY_PORT = ["receivers.otlp.protocols.grpc.endpoint", "receivers.otlp.protocols.http.endpoint", "api.endpoint"]
 
 
@@ -45,7 +46,7 @@ def hook(number: int) -> HookEvent:
         '{"session_id": "asks", "hook_event_name": "PostToolUseFailure", "tool_name": "Bash",'
         f' "tool_use_id": "t{number}", "tool_input": {{"command": "make"}}, "error": "it broke"}}'
     )
-    return read_hook("claude", body.encode(), 1_793_620_800 * 10**9 + number)
+    return read_hook("claude", body.encode(), BEGUN + number)
 
 
 def test_each_call_is_read_again_where_it_was(tmp_path: Path) -> None:

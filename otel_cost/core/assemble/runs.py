@@ -42,6 +42,7 @@ class Caps:
 
     But for one that has just been at work, which its next span would wake, unless
     there is `most` times as much. A step and what is kept with it take about 4 kB, a span that is no step 50 bytes.
+    A run of more than `run_steps` does not stay open for `idle_ns`: it is written down as soon as it is not at work.
     A run that goes on for days is written down once so many positions (bytes of the journal) lie `behind` since it
     began, and goes on from there: a restart reads no more than that again.
     """
@@ -51,6 +52,7 @@ class Caps:
     most: int = 4
     open_spans: int = 2_000_000
     open_steps: int = 120_000
+    run_steps: int = 20_000
     behind: int = 2**62
 
 
@@ -74,6 +76,7 @@ class Runs:
         self._caps = caps
         self._archive = archive
         self._open: OrderedDict[Run, None] = OrderedDict()  # least recently active first
+        self._large: OrderedDict[Run, None] = OrderedDict()  # those beyond their own cap, in the same order
         self._by_key: dict[tuple[str, str | bytes], Run] = {}
         self._keys: dict[Run, list[tuple[str, str | bytes]]] = {}
         # Root-level model spans and what they could be twins of, over all runs: (tenant, tokens) → places.
@@ -121,7 +124,7 @@ class Runs:
         if not run.meter.add(point, measure, sender):
             return None
         run.active_ns = max(run.active_ns, now_ns)
-        self._open.move_to_end(run)
+        self._touched(run)
         return run
 
     def apart(self, step: Step, resource: Resource, position: int) -> Run | None:
@@ -179,14 +182,20 @@ class Runs:
             run = self._by_key.get(keys[0])
             if run is not None:
                 run.active_ns = now_ns
-                self._open.move_to_end(run)
+                self._touched(run)
                 return run
         run = self._find_or_open(tenant, keys, position)
         if step is not None and step.session:
             run.join_session(step.session)
         run.active_ns = max(run.active_ns, now_ns)
-        self._open.move_to_end(run)
+        self._touched(run)
         return run
+
+    def _touched(self, run: Run) -> None:
+        self._open.move_to_end(run)
+        if len(run.steps) > self._caps.run_steps:
+            self._large[run] = None
+            self._large.move_to_end(run)
 
     def _find_or_open(self, tenant: str, keys: list[tuple[str, str | bytes]], position: int) -> Run:
         found: Run | None = None
@@ -251,6 +260,7 @@ class Runs:
             self._by_key[key] = a
             self._keys[a].append(key)
         del self._open[b]
+        self._large.pop(b, None)
         self._united.append((a, b))
         return a
 
@@ -310,15 +320,21 @@ class Runs:
                     continue
                 yield run
                 self.forget(run)
-        while (position := self.position()) is not None and self._at - position > self._caps.behind:
+        caps = self._caps
+        while (position := self.position()) is not None and self._at - position > caps.behind:
             first = self._positions[0][2]()
             if first is None or self._archive is None:  # nobody could wake it
                 break
             yield first
             self.forget(first)
+        while self._large and self._archive is not None:
+            run = next(iter(self._large))
+            if run.active_ns + caps.busy_ns > now_ns:
+                break
+            yield run
+            self.forget(run)
         while self._open:
             run = next(iter(self._open))
-            caps = self._caps
             over = max(self.spans / caps.open_spans, self.steps / caps.open_steps)
             quiet_ns = caps.idle_ns if over <= 1 else caps.busy_ns if over <= caps.most else 0
             if run.active_ns + quiet_ns > now_ns:
@@ -329,6 +345,7 @@ class Runs:
     def forget(self, run: Run) -> None:
         """Let a run go; whoever calls has written it down."""
         self._open.pop(run, None)
+        self._large.pop(run, None)
         self._metered.pop(run, None)
         if run.meter is not None and (self._archive is None or not run.calls):
             known = Meter(series=run.meter.series)
