@@ -99,10 +99,12 @@ def _alerts(alerts: Sequence[Line]) -> Table:
 
 
 def money(usd: str | None) -> str:
-    """`$0.0225`; unknown is said, never shown as zero."""
+    """`$0.0225`, `< $0.000001`; unknown is said, never shown as zero."""
     if usd is None:
         return "unpriced"
     whole, _, cents = usd.partition(".")
+    if whole == "0" and cents[6:].strip("0") and not cents[:6].strip("0"):
+        return "< $0.000001"
     return f"${whole}.{cents[:6].ljust(2, '0')}"
 
 

@@ -203,7 +203,7 @@ def _tell_alerts(out: Console, run: Row) -> None:
         onset = steps.get(alert["onset_span_id"]) if alert["onset_span_id"] else None
         since = f" from {onset['start_time'][11:19]} on ({escape(printable(onset['name']))})" if onset else ""
         wasted = "" if alert["wasted_usd"] in {None, "0"} else f", wasted {money(alert['wasted_usd'])}"
-        asked = f"; asks {alert['action']}" if alert["action"] else ""
+        asked = f"; decides {alert['action']}" if alert["action"] else ""
         over = "; over" if alert["state"] == "resolved" else ""
         at = rfc3339(int(alert["at_unix_nano"]))[11:19]
         out.print(

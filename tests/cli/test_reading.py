@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "edge" / "ledger"))
 import ledger_cases as cases
 
 from otel_cost.cli import run
+from otel_cost.cli._tables import money
 from otel_cost.core.model.effects import Effects
 from otel_cost.core.model.vocabulary import Kind
 from otel_cost.edge.ledger import FILE, Batch
@@ -68,6 +69,12 @@ def data_dir(request, tmp_path):
         def open_runs(self):
             return []
 
+        def budgets(self, tenant, limit):
+            return []
+
+        def drift(self, tenant):
+            return []
+
     host = Host()
     host.ledger = ledger
     server = ApiServer(host, ("127.0.0.1", 0), data_dir=tmp_path)
@@ -118,7 +125,7 @@ def test_explain_tells_the_story(data_dir, capsys) -> None:
         "$0.50 of it was wasted (20 %)",
         "Bash failed the same way 3 times",
         "from 14:13:23 on (t1)",
-        "wasted $0.50; asks deny",
+        "wasted $0.50; decides deny",
         "└─",
         "no price",
         "1,000 input × $0.000000001",
@@ -171,3 +178,11 @@ def test_a_file_that_another_process_holds_and_no_service_answers_is_said(tmp_pa
         assert f"process {holder.pid}" in capsys.readouterr().err
     finally:
         holder.communicate(b"")
+
+
+def test_money_too_small_for_the_table_is_not_shown_as_none_at_all() -> None:
+    assert money("0.000000250") == "< $0.000001"
+    assert money("0") == "$0.00"
+    assert money("0.000001250") == "$0.000001"
+    assert money("12.5") == "$12.50"
+    assert money(None) == "unpriced"
