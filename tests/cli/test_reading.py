@@ -21,6 +21,7 @@ from otel_cost.core.model.effects import Effects
 from otel_cost.core.model.vocabulary import Kind
 from otel_cost.edge.ledger import FILE, Batch
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.notify._outbox import Outbox
 from otel_cost.edge.serve.api import ApiServer
 
 RUN = cases.trace_of("t1").hex()
@@ -77,6 +78,7 @@ def data_dir(request, tmp_path):
 
     host = Host()
     host.ledger = ledger
+    host.outbox = Outbox(tmp_path / "outbox.sqlite")
     server = ApiServer(host, ("127.0.0.1", 0), data_dir=tmp_path)
     server.start()
     yield str(tmp_path)
