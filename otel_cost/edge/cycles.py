@@ -27,7 +27,6 @@ class Cycles:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._busy_at = self._looked_at = monotonic()
-        self._passed_over = False
 
     def begin(self) -> None:
         """What is there now stays."""
@@ -44,13 +43,13 @@ class Cycles:
         """
         now = self._monotonic()
         if busy:
-            self._busy_at, self._passed_over = now, True
+            self._busy_at = now
         else:
             gc.collect(0)
         gc.freeze()  # a hand of the list, whatever its length
-        due = self._passed_over and now - self._looked_at >= BETWEEN_S
+        due = now - self._looked_at >= BETWEEN_S
         if due and (tight or now - self._busy_at >= QUIET_S):
-            self._looked_at, self._passed_over = now, False
+            self._looked_at = now
             gc.unfreeze()
             gc.collect()
             gc.freeze()
