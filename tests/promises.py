@@ -180,7 +180,7 @@ FAULTS = (
     Promise(
         "one tenant floods",
         "429 / RESOURCE_EXHAUSTED with RetryInfo for that tenant, others go on",
-        "edge/receive/test_pressure.py::test_a_flood_of_one_tenant_leaves_room_for_the_others edge/receive/test_pressure.py::test_a_quota_lets_bursts_through_and_then_says_when",
+        "edge/receive/test_pressure.py::test_a_flood_of_one_tenant_leaves_room_for_the_others edge/receive/test_pressure.py::test_a_quota_lets_bursts_through_and_then_says_when flow/test_overload.py::test_a_greedy_tenant_waits_and_a_small_one_does_not",
     ),
     Promise(
         "gzip bomb",
@@ -284,7 +284,7 @@ FAULTS = (
     Promise(
         "backend down for a day",
         "its records wait on disk up to `sending_queue.spill.max_bytes`, then the stated policy",
-        f"flow/test_backend_down.py::test_a_backend_that_is_down_hurts_nobody_else {_SPILL}test_a_full_spill_drops_by_its_policy_and_counts {_SPILL}test_a_full_spill_that_refuses_loses_nothing",
+        f"flow/test_backend_down.py::test_a_backend_that_is_down_hurts_nobody_else {_SPILL}test_a_full_spill_drops_by_its_policy_and_counts {_SPILL}test_a_full_spill_that_refuses_loses_nothing {_SPILL}test_what_is_under_way_when_the_oldest_is_dropped_outlasts_a_crash",
     ),
     Promise(
         "backend answers 400, 401, 404 for ever",

@@ -46,7 +46,7 @@ class Cycles:
             self._busy_at = now
         else:
             gc.collect(0)
-        gc.freeze()  # a hand of the list, whatever its length
+        gc.freeze()  # constant time, however much there is
         due = now - self._looked_at >= BETWEEN_S
         if due and (tight or now - self._busy_at >= QUIET_S):
             self._looked_at = now
