@@ -36,7 +36,7 @@ from otel_cost.core.enrich.attributes import (
 from otel_cost.core.enrich.records import (
     OWN_RESOURCE,
     OWN_SCOPE,
-    alert_record,
+    alert_outgoing,
     correction_record,
 )
 from otel_cost.core.escalation import Escalation
@@ -779,17 +779,7 @@ class Engine:
                     del self._verdicts[next(iter(self._verdicts))]  # of a span that had left before
                 strictest = alert.action.partition(",")[0]
                 self._verdicts[alert.tenant, alert.trace_id, alert.at_span_id] = strictest, alert.rule
-            self._effects.outgoing.append(
-                Outgoing(
-                    Signal.LOGS,
-                    self._position,
-                    alert_record(alert),
-                    b"",
-                    OWN_RESOURCE,
-                    OWN_SCOPE,
-                    key=f"{alert.tenant}/{alert.id}",
-                )
-            )
+            self._effects.outgoing.append(alert_outgoing(alert, self._position))
 
     def _extra(self, run: Run, span_id: bytes, step: Step) -> tuple[bytes, Call | None]:
         """What a span says of its cost as it leaves, and the call whose cost it carries; others say `duplicate`."""

@@ -27,7 +27,7 @@ from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_
 from otel_cost.core.detect._pace import REMEMBERED
 from otel_cost.core.drift import Drift
 from otel_cost.core.enrich.lines import closed_lines
-from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json
+from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json, alert_outgoing
 from otel_cost.core.library import MOST_SHAPES
 from otel_cost.core.model.effects import Effects, Outgoing, Signal
 from otel_cost.core.outcomes import outcome_json, outcome_of
@@ -297,6 +297,8 @@ class Service:
         for destination in self.destinations.values():
             destination.start()
         self._notifier.start()
+        if self._shared is not None:
+            self._adopt(self._shared, own=True)  # the last process may have died between the two
         self._recover()
         self._engine_thread.start()
         self._housekeeping.start()
@@ -341,6 +343,10 @@ class Service:
             stage.stop(max(1.0, deadline - time.monotonic()))
         self._backlog.close()
         self._engine_thread.join(max(1.0, deadline - time.monotonic()))
+        if self._shared is not None:  # what it tells last is told while the exporters still send
+            with suppress(LedgerUnavailableError):
+                if self._writer.flush(max(1.0, deadline - time.monotonic())):
+                    self._adopt(self._shared, own=True)
         for destination in self.destinations.values():
             destination.drain(max(0.5, deadline - time.monotonic()))
         # What could not be sent is in the spill of its destination now, and the cursors stand behind it.
@@ -845,6 +851,8 @@ class Service:
     def _carry_out(self) -> None:
         effects = self.engine.take()
         held, cursor = self.engine.held_position(), self.engine.position()
+        if self._shared is not None:  # alerts leave when the ledger says that nobody else has told them
+            effects.outgoing[:] = [record for record in effects.outgoing if not record.key]
         if self._partitions is not None:
             self._pass_over_sent(effects, self._next_position if held is None else held)
         # Into the outbox before the ledger's cursor can pass what they were made of: no crash loses or doubles one.
@@ -950,9 +958,14 @@ class Service:
         if self._shared is None:
             self._tell(news)
 
-    def _tell(self, news: Sequence[Alert]) -> None:
+    def _tell(self, news: Iterable[Alert]) -> None:
+        news = list(news)
         if not news:
             return
+        if self._shared is not None:
+            records = [alert_outgoing(alert, self._next_position - 1) for alert in news]
+            self._books.carried_out(Signal.LOGS, passed=len(records), own=len(records))
+            self._offer_all(records, self.destinations)
         self._put_out(partial(self._notifier.offer, [alert_json(alert) for alert in news]))
         for alert in news:
             _log.warning(
@@ -972,13 +985,17 @@ class Service:
                 self._told = set()
             if time.monotonic() >= self._adopt_at:
                 self._adopt_at = time.monotonic() + ADOPT_S
-                left = shared.adopt_alerts()
-                if left:
-                    self._put_out(partial(self._notifier.offer, [json.loads(line) for _, _, line in left]))
-                    shared.note_told([(tenant, name) for tenant, name, _ in left])
-                    _log.warning("alerts told for a service that is gone", alerts=len(left))
+                self._adopt(shared)
         except LedgerUnavailableError as error:
             _log.warning("it is not written down yet which alerts were told", problem=str(error))
+
+    def _adopt(self, shared: Shared, *, own: bool = False) -> None:
+        """Tell what was written and not told; `own`: while nothing is being written here."""
+        left = shared.adopt_alerts(own=own)
+        if left:
+            _log.warning("alerts are told that were written and not told", alerts=len(left))
+            self._tell(alert_of(json.loads(line)) for _, _, line in left)
+            shared.note_told([(tenant, name) for tenant, name, _ in left])
 
     def _put_out(self, offer: Callable[[], None]) -> None:
         """Into the outbox; while its disk is full the engine waits, and with it the senders."""

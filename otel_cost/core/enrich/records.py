@@ -15,6 +15,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.resource.v1 import resource_pb2
 
 from otel_cost.core.model.attributes import PlainAttributes
+from otel_cost.core.model.effects import Outgoing, Signal
 from otel_cost.core.model.event import Resource, Scope
 from otel_cost.core.model.money import exact_text, nano_to_float, nano_to_text
 from otel_cost.core.model.vocabulary import Severity
@@ -89,6 +90,12 @@ def correction_json(correction: Correction) -> dict[str, object]:
         **({"who": correction.who} if correction.who else {}),
         **({"price_book": correction.price_book} if correction.price_book else {}),
     }
+
+
+def alert_outgoing(alert: Alert, position: int) -> Outgoing:
+    """An alert on its way downstream: told once to each exporter, wherever its signal goes."""
+    key = f"{alert.tenant}/{alert.id}"
+    return Outgoing(Signal.LOGS, position, alert_record(alert), b"", OWN_RESOURCE, OWN_SCOPE, key=key)
 
 
 def alert_record(alert: Alert) -> bytes:

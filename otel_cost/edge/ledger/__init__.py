@@ -330,8 +330,11 @@ class Shared(HomeStore, Protocol):
             LedgerUnavailableError: it is not written down.
         """
 
-    def adopt_alerts(self) -> list[tuple[str, str, str]]:
-        """(tenant, id, line) of alerts that nobody has told half a minute after they were written; the asker is to."""
+    def adopt_alerts(self, *, own: bool = False) -> list[tuple[str, str, str]]:
+        """(tenant, id, line) of alerts that nobody has told half a minute after they were written; the asker is to.
+
+        `own`: those that this service has written last at once, since it is not about to tell any.
+        """
 
 
 def by_cost(row: Row) -> tuple[bool, float]:

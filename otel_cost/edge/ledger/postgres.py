@@ -397,11 +397,12 @@ class PostgresLedger(SqlLedger):
                 _columns(set(alerts)),
             )
 
-    def adopt_alerts(self) -> list[tuple[str, str, str]]:
+    def adopt_alerts(self, *, own: bool = False) -> list[tuple[str, str, str]]:
         with self._reading() as db:
             rows = db.execute(
-                "UPDATE alerts SET claimed = clock_timestamp() WHERE NOT told"  # noqa: S608  # our own text
-                f" AND claimed < clock_timestamp() - interval '{_ADOPTED_AFTER}' RETURNING tenant, id, line"
+                "UPDATE alerts SET claimed = clock_timestamp() WHERE NOT told AND (node = %s"  # noqa: S608  # our own text
+                f" OR claimed < clock_timestamp() - interval '{_ADOPTED_AFTER}') RETURNING tenant, id, line",
+                [self._node if own else _ALL_NODES],
             ).fetchall()
         return [(tenant, name, line) for tenant, name, line in rows]
 
