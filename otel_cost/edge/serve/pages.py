@@ -45,6 +45,7 @@ FOLD: Final = "rounds"
 _ROUNDS: Final = 3  # so often the same again is shown as one line
 _PERIOD: Final = 6  # steps of one round
 _ROWS: Final = 100
+_WARMING_S: Final = 10.0
 _LINES: Final = 4000  # of one run's tree and calls; more no one reads, and no browser likes
 
 
@@ -85,12 +86,16 @@ class Pages:
         )
 
     def warm(self) -> None:
-        """Make what people open first, so that it is quick for them, too; then other windows of time."""
+        """Make what people open first, so that it is quick for them, too; other windows of time while that is cheap."""
+        begun_s = time.monotonic()
         self.overview(None, None)
         self.workflows(None, None)
         for window in (*_SPANS, "all"):
+            if time.monotonic() - begun_s > _WARMING_S:
+                return
             self.overview(window, None)
             self.workflows(window, None)
+        self.workflows(None, None, by_route=True)
 
     def living(self, path: str, query: Mapping[str, str]) -> Response | None:
         """The page at a path, if it is one that shows what happens; None: it is not.
