@@ -453,10 +453,33 @@ class StepReader(_Stage):
             return
         offsets = self._owner.take_partitions([Partition(one.topic, one.partition) for one in partitions])
         places = [self._kafka.TopicPartition(*partition, offset.needed) for partition, offset in offsets.items()]
+        for place in places:
+            self._compare(consumer, place)
         consumer.incremental_assign(places)
         if self._paused:
             consumer.pause(places)
         _log.info("partitions taken", partitions=[f"{place.partition}@{place.offset}" for place in places])
+
+    def _compare(self, consumer: Any, place: Any) -> None:  # noqa: ANN401
+        """Is what the ledger has of a partition what there is?
+
+        Raises:
+            OtelCostError: the ledger is ahead, so that nothing would be read of what comes.
+        """
+        try:
+            low, high = consumer.get_watermark_offsets(place, timeout=5)
+        except self._kafka.KafkaException:
+            return  # its leader is away; an offset that is not there is found out when it is read
+        where = f"partition {place.partition} of {place.topic}"
+        if place.offset > high:
+            raise OtelCostError(
+                f"{where} ends at {high} and the ledger has read up to {place.offset}: was the topic made anew?"
+                " give it another name (`steps: {topic: …}`), or take its rows out of the table `partitions`"
+            )
+        if 0 < place.offset < low:
+            _log.error(
+                "records of open runs are gone: the topic keeps them too short", where=where, lost=low - place.offset
+            )
 
     def _revoked(self, consumer: Any, partitions: list[Any]) -> None:  # noqa: ANN401
         self._counts.rebalances.inc()

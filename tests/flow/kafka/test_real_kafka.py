@@ -29,6 +29,9 @@ from workers import Worker, steady, write
 
 from needs import missing
 from otel_cost.edge.books import check_books
+from otel_cost.edge.ledger import Batch
+from otel_cost.edge.ledger.duckdb import DuckDbLedger
+from otel_cost.edge.partitions import Offset, Partition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,6 +148,19 @@ def test_killed_and_started_again_it_says_what_one_node_says(
         write(kafka.bootstrap, "killed_spans", bodies[third * 80 : third * 80 + 10])  # sent once more
         one.start()
     assert in_the_end(one, expected) == expected
+
+
+def test_a_topic_that_was_made_anew_is_told_of(kafka: Kafka, worker: Callable[..., Worker], tmp_path: Path) -> None:
+    (tmp_path / "w" / "data").mkdir(parents=True)
+    ledger = DuckDbLedger(tmp_path / "w" / "data" / "ledger.duckdb")
+    partition = Partition("anew_steps", 2)
+    ledger.take_partitions([partition])
+    ledger.commit(Batch(), 0, {partition: Offset(1000, 1000, 1)})
+    ledger.close()
+    one = worker("w", "anew")
+    said = "partition 2 of anew_steps ends at 0 and the ledger has read up to 1000: was the topic made anew?"
+    until(lambda: said in one.log.read_text(), 60)
+    assert not one.is_ready()
 
 
 def in_the_end(one: Worker, expected: dict[str, Any]) -> dict[str, Any]:
