@@ -222,6 +222,33 @@ def interleave(spans: Sequence[Span], other: Sequence[Span], rng: random.Random)
     return [*both, root]
 
 
+# ---- of another harness, on another way -------------------------------------------------------------------------
+
+_NAMINGS = ("mcp__tools__{}", "functions.{}", "{}_v2", "agent-{}")
+
+
+def rename(spans: Sequence[Span], rng: random.Random) -> list[Span]:
+    """Tools bear the names that another harness gives them; a run has one way to name them."""
+    changed = copy.deepcopy(list(spans))
+    naming = rng.choice(_NAMINGS)
+    for span in changed:
+        name = get(span, "gen_ai.tool.name")
+        if name is not None:
+            put(span, "gen_ai.tool.name", naming.format(name))
+            span["name"] = f"execute_tool {naming.format(name)}"
+    return changed
+
+
+def shuffle(spans: Sequence[Span], rng: random.Random) -> list[Span]:
+    """The spans of a run arrive in any order."""
+    changed = copy.deepcopy(list(spans))
+    rng.shuffle(changed)
+    return changed
+
+
+# ---- not told ---------------------------------------------------------------------------------------------------
+
+
 def strip(spans: Sequence[Span], _rng: random.Random) -> list[Span]:
     """No arguments, no results, no messages: what most senders send by default."""
     changed = copy.deepcopy(list(spans))
@@ -230,8 +257,31 @@ def strip(spans: Sequence[Span], _rng: random.Random) -> list[Span]:
     return changed
 
 
+def strip_arguments(spans: Sequence[Span], _rng: random.Random) -> list[Span]:
+    """Results are told, what was asked is not."""
+    changed = copy.deepcopy(list(spans))
+    for span in changed:
+        drop(span, *(key for key in CONTENT if key != RESULT))
+    return changed
+
+
+def strip_results(spans: Sequence[Span], _rng: random.Random) -> list[Span]:
+    """What was asked is told, results are not."""
+    changed = copy.deepcopy(list(spans))
+    for span in changed:
+        drop(span, *(key for key in CONTENT if key != ARGUMENTS))
+    return changed
+
+
+STRIPPED: dict[str, Callable[[Sequence[Span], random.Random], list[Span]]] = {
+    "without content": strip,
+    "without arguments": strip_arguments,
+    "without results": strip_results,
+}
 ALONE: dict[str, Callable[[Sequence[Span], random.Random], list[Span]]] = {
     "reworded": reword,
     "jittered": jitter,
     "inserted": insert,
+    "renamed": rename,
+    "shuffled": shuffle,
 }

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     Span = dict[str, Any]
 
 SHAPES = ("exact", "reworded", "cycle", "other")
-COPIES = ("as recorded", "without content", "reworded", "jittered", "inserted", "interleaved")
-PERTURBED = COPIES[2:]
+PERTURBED = (*perturb.ALONE, "interleaved")
+COPIES = ("as recorded", *perturb.STRIPPED, *PERTURBED)
 SEED = 20261125
 
 
@@ -118,8 +118,8 @@ def copies(runs: Sequence[Run], how: str) -> list[Run]:
         if how == "interleaved":
             others = [one for one in calm[run.label["source"]] if one is not run]
             spans = perturb.interleave(run.spans, rng.choice(others).spans, rng) if others else run.spans
-        elif how == "without content":
-            spans = perturb.strip(run.spans, rng)
+        elif how in perturb.STRIPPED:
+            spans = perturb.STRIPPED[how](run.spans, rng)
         else:
             spans = perturb.ALONE[how](run.spans, rng)
         made.append(Run(run.label, spans, run.step_of, run.resource, run))

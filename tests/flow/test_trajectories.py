@@ -58,6 +58,14 @@ def test_loops_are_seen_without_content(runs: list[Run]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["without arguments", "without results"])
+def test_loops_are_seen_with_half_of_the_content(runs: list[Run], how: str) -> None:
+    everything = bench.score(bench.judge(bench.copies(runs, how)))["human+mechanical"]
+    assert everything.f1 >= 0.85
+    assert everything.false_alarms <= 0.1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", bench.PERTURBED)
 def test_loops_of_perturbed_copies(runs: list[Run], how: str) -> None:
     everything = bench.score(bench.judge(bench.copies(runs, how)))["human+mechanical"]

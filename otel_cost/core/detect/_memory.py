@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _ROUGH: Final = 8  # tokens
 _EMPTY: Final = b"empty"
 _TELLING: Final = 3  # tokens
+_TELLING_CHARS: Final = 40
+_ONE_OF_MANY: Final = 1 << 40  # of several calls of one turn each is only like those in its place
 _WORDY: Final = 12  # tokens
 _ADJACENT: Final = 2  # calls
 _FEW: Final = 3  # tokens
@@ -68,6 +70,8 @@ class Memory:
     calls: int = 0
     epoch: int = 0
     tells: bool = False  # the sender tells results: one that is missing is empty
+    asks: bool = False  # the sender tells arguments: where they are missing there were none
+    turn: int = 0  # tool calls since the last model call
     unknown: list[Observed] = field(default_factory=list)
     tokens: tuple[int, int] | None = None  # input and output of the last model call
 
@@ -87,18 +91,32 @@ class Memory:
                 outcome = keyed(f"{step.tool}\0{traits.size}")
             if outcome is None and self.tells and traits.call is not None:
                 outcome = _EMPTY
+            self.turn += 1
+            call, sizes = traits.call, None
+            if call is not None:
+                self.asks = True
+            elif outcome is not None and traits.size is not None and not self.asks and self.tokens is not None:
+                call, sizes, outcome = self._without_arguments(traits, outcome, self.tokens[1])
             if outcome is None:
                 if len(self.unknown) < WINDOW:
                     self.unknown.append(seen)
                 return
             self.tells = True
-            seen.repeats = (self._repeats(seen, traits, traits.call, outcome, step.span_id, None),)
+            seen.repeats = (self._repeats(seen, traits, call, outcome, step.span_id, sizes),)
             seen.echo = seen.repeats[0].echo
         elif step.usage is not None:
             if self.unknown:
                 seen.repeats = self._guess(step.usage.input, step.span_id)
                 seen.echo = any(repeats.echo for repeats in seen.repeats)
-            self.tokens = (step.usage.input, step.usage.output)
+            self.tokens, self.turn = (step.usage.input, step.usage.output), 0
+
+    def _without_arguments(self, traits: Traits, outcome: bytes, said: int) -> tuple[int, tuple[int, int], bytes]:
+        """Where results are told and arguments are not, what the model wrote for a call stands for them."""
+        asked, size = said + self.turn * _ONE_OF_MANY, traits.size or 0
+        short = size < _TELLING_CHARS and said < _WORDY
+        if not traits.failed and (short or traits.verb in {"plan", "write"}):
+            outcome = b"unknown %d" % self.calls
+        return asked, (asked, size), outcome
 
     def _guess(self, tokens_now: int, known_by: bytes) -> Sequence[Repeats]:
         unknown, self.unknown = self.unknown, []

@@ -104,6 +104,28 @@ def test_without_content_other_tokens_are_other_calls() -> None:
     assert not feed("exact_repeat", *calls)
 
 
+def said(tokens: int, *results: str) -> list[Observed]:
+    """A turn in which the model wrote so many tokens, and what its tool calls brought back; arguments are not told."""
+    return [model(10, (1000, tokens)), *[tool("bash", None, result) for result in results]]
+
+
+LONG = "total 12\nsrc docs tests and some more of what a listing says"
+
+
+def test_without_arguments_what_the_model_wrote_stands_for_them() -> None:
+    (finding,) = feed("exact_repeat", *[call for _ in range(3) for call in said(40, LONG)])
+    assert places(finding) == [1, 3, 5]
+    assert not feed("exact_repeat", *[call for n in range(6) for call in said(20 + 9 * n, LONG)]), "other calls"
+    assert not feed("exact_repeat", *[call for n in range(6) for call in said(40, f"{LONG} {n}")]), "other results"
+    assert not feed("exact_repeat", *said(40, LONG, LONG, LONG, LONG)), "calls of one turn"
+    assert not feed("exact_repeat", *[call for _ in range(6) for call in said(8, "ok")]), "short, and always well"
+
+
+def test_a_sender_that_tells_arguments_means_none_where_it_tells_none() -> None:
+    told = [model(10, (1000, 40)), tool("read", {"path": "a"}, "text")]
+    assert not feed("exact_repeat", *told, *[call for _ in range(4) for call in said(40, LONG)])
+
+
 def test_a_result_size_stands_for_a_result() -> None:
     assert len(feed("exact_repeat", *[tool("read", {"path": "a"}, result_size=812) for _ in range(3)])) == 1
 
