@@ -178,6 +178,7 @@ class Pages:
             firing=firing,
             past=[alert for alert in alerts if alert["id"] not in shown],
             silences=self.views.silences(tenant),
+            untold=[] if tenant is not None else self.views.untold(),
         )
 
     def workflows(self, since: str | None, tenant: str | None, *, by_route: bool = False) -> Response:

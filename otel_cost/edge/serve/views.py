@@ -90,6 +90,7 @@ class Host(Protocol):
 
 
 _REMEMBERED: Final = 100  # answers
+_LATE_NS: Final = 300 * 10**9  # what waits to be told for longer is no mere company for others
 _SLOW_S: Final = 0.1
 _OLDEST_S: Final = 600.0  # live pages correct what they have shown within seconds
 
@@ -228,6 +229,21 @@ class Views:
     def alerts(self, limit: int, tenant: str | None) -> list[Row]:
         """Alert lines, the latest first, with what people have said of them."""
         return with_people(self.host.outbox, self.ledger.alerts(limit, None, tenant))
+
+    def untold(self) -> list[Row]:
+        """Channels that have not been told everything: what waits and since when, what was given up."""
+        now_ns = time.time_ns()
+        return [
+            {
+                "channel": name,
+                "pending": book.pending,
+                "waits_ms": 0 if book.oldest_ns is None else max(0, now_ns - book.oldest_ns) // 10**6,
+                "dead": book.dead,
+                "why": next((why for _, why in reversed(self.host.outbox.dead(name))), None) if book.dead else None,
+            }
+            for name, book in sorted(self.host.outbox.counts().items())
+            if book.dead or (book.oldest_ns is not None and now_ns - book.oldest_ns > _LATE_NS)
+        ]
 
     def silences(self, tenant: str | None) -> list[Row]:
         """Silences that hold."""

@@ -13,6 +13,7 @@ import httpx
 import ledger_cases as cases
 import pytest
 
+from otel_cost.edge.notify._outbox import Message
 from otel_cost.edge.serve import discovery
 from otel_cost.edge.serve.api import ApiServer, make_app
 from otel_cost.edge.serve.when import instant_ns
@@ -153,6 +154,18 @@ def test_a_run_that_nobody_judged_is_unknown_and_says_why(http) -> None:
     (told,) = re.findall(r'<section class="card" id="verdict">.*?</section>', page, re.DOTALL)
     for word in ("Worth it?", "unknown", "no outcome is known", "otel-cost outcome add"):
         assert word in told
+
+
+def test_the_page_of_alerts_says_which_channels_refuse_what_they_get(http, host) -> None:
+    assert 'id="untold"' not in http.get("/alerts").text
+    host.outbox.put([Message(f"k{n}", channel, {"n": n}, 1) for n, channel in enumerate(("slack", "pager"))])
+    (message,) = host.outbox.due("slack", 2)
+    host.outbox.give_up(message, "http_404")
+    page = http.get("/alerts").text
+    (told,) = re.findall(r'<section class="card" id="untold">.*?</section>', page, re.DOTALL)
+    rows = re.findall(r"<tr><td><b>(\w+)</b></td><td class=\"n\">(\d+)</td>.*?<td>(\S*)</td></tr>", told)
+    assert rows == [("pager", "1", ""), ("slack", "0", "http_404")]
+    assert 'id="untold"' not in http.get("/alerts?tenant=default").text
 
 
 def test_openapi_names_every_route_and_its_answers_fit(http) -> None:
