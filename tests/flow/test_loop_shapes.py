@@ -6,10 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from otel_cost.cli import run
+from otel_cost.core.decode.otlp import decode_logs, decode_traces
 from otel_cost.core.hooks import read_hook
+from otel_cost.core.model.effects import Signal
 from otel_cost.edge.config import load_config
 from otel_cost.edge.engine import build_engine
 
@@ -277,6 +280,36 @@ def test_what_is_nearly_a_shape_is_none(
     case: str, dialect: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not [(one["kind"], one["summary"]) for one in alerts(tmp_path, capsys, written(NEARLY[case], dialect))]
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"), [((0.2, 0.21, 0.2, 0.22), 1), ((0.2, 0.4, 0.6, 0.3), 0), ((0.2, 0.9, 0.2, 0.2), 0)]
+)
+def test_evaluations_that_come_as_log_records(scores: tuple[float, ...], told: int) -> None:
+    engine = build_engine(load_config(environ={}))
+    request = ExportTraceServiceRequest.FromString(written([Model() for _ in scores], semconv))
+    spans = list(request.resource_spans[0].scope_spans[0].spans)
+    for number, (span, score) in enumerate(zip(spans, scores, strict=True)):
+        one = ExportTraceServiceRequest()
+        one.resource_spans.add().scope_spans.add().spans.append(span)
+        at_ns = span.end_time_unix_nano
+        engine.feed(Signal.TRACES, decode_traces(one.SerializeToString(), "default", 0).events, 2 * number, at_ns)
+        logs = ExportLogsServiceRequest()
+        record = (
+            logs.resource_logs.add()
+            .scope_logs.add()
+            .log_records.add(
+                time_unix_nano=at_ns + 1,
+                trace_id=span.trace_id,
+                span_id=span.span_id,
+                event_name="gen_ai.evaluation.result",
+            )
+        )
+        record.attributes.add(key="gen_ai.evaluation.name").value.string_value = "faithful"
+        record.attributes.add(key="gen_ai.evaluation.score.value").value.double_value = score
+        engine.feed(Signal.LOGS, decode_logs(logs.SerializeToString(), "default", 0).events, 2 * number + 1, at_ns + 1)
+    alerts = [one for one in engine.take().alerts if one.kind == "low_evaluation" and one.state == "firing"]
+    assert len(alerts) == told
 
 
 # ---- the same from hooks alone ----------------------------------------------------------------------------------
