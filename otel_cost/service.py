@@ -147,10 +147,12 @@ class Service:
         # Kafka keeps the records: positions are this process's own, above all that earlier ones have used.
         self._partitions = None if config.kafka is None else Partitions(now_ns())
         self._moved = threading.Event()  # the ledger says that a partition of ours is another worker's
+        self._untold: deque[Alert] = deque()  # alerts on their way to the outbox
         self._writer = LedgerWriter(
             self.ledger,
             committed=self._committed,
             failed=self._ledger_failed,
+            before=self._tell_untold,
             partitions=self._partitions,
             moved=self._moved.set,
         )
@@ -855,7 +857,6 @@ class Service:
             effects.outgoing[:] = [record for record in effects.outgoing if not record.key]
         if self._partitions is not None:
             self._pass_over_sent(effects, self._next_position if held is None else held)
-        # Into the outbox before the ledger's cursor can pass what they were made of: no crash loses or doubles one.
         self._notify(effects)
         self._keep_count(effects)
         needed = self._next_position if cursor is None else cursor
@@ -956,7 +957,20 @@ class Service:
         news = [alert for alert in effects.alerts if (alert.tenant, alert.id) not in self._said]
         self._said.update((alert.tenant, alert.id) for alert in news)
         if self._shared is None:
+            self._untold.extend(news)
+
+    def _tell_untold(self) -> None:
+        """On the ledger's thread, before it writes: no crash loses or doubles one, and no hook call waits for the disk.
+
+        Raises:
+            LedgerUnavailableError: the outbox cannot be written, and the service is about to end.
+        """
+        news = [self._untold.popleft() for _ in range(len(self._untold))]
+        try:
             self._tell(news)
+        except sqlite3.Error as error:
+            self._untold.extendleft(reversed(news))
+            raise LedgerUnavailableError(f"the outbox cannot be written: {error}") from error
 
     def _tell(self, news: Iterable[Alert]) -> None:
         news = list(news)
@@ -998,7 +1012,7 @@ class Service:
             shared.note_told([(tenant, name) for tenant, name, _ in left])
 
     def _put_out(self, offer: Callable[[], None]) -> None:
-        """Into the outbox; while its disk is full the engine waits, and with it the senders."""
+        """Into the outbox; while its disk is full the ledger waits, and with it the engine and the senders."""
         while True:
             try:
                 offer()

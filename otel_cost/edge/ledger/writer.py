@@ -33,6 +33,8 @@ _log = structlog.get_logger(__name__)
 class LedgerWriter:
     """One thread that owns the writing side of a ledger.
 
+    `before()` is called before each commit, from the writer's thread: for what has to be on disk
+    before the ledger's cursor passes it. It raises `LedgerUnavailableError` where that cannot be.
     `committed(cursor, offsets, alerts)` is called after each commit, from the writer's thread; alerts: those that
     nobody had written before.
     `failed(error)` likewise after each refused one (`error` None: it works again).
@@ -49,11 +51,12 @@ class LedgerWriter:
         most_rows: int = 200_000,
         committed: Callable[[int, Mapping[Partition, Offset], list[Alert]], None] = lambda _, __, ___: None,
         failed: Callable[[LedgerUnavailableError | None], None] = lambda _: None,
+        before: Callable[[], None] = lambda: None,
         partitions: Partitions | None = None,
         moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger, self._rows, self._seconds, self._most = ledger, rows, seconds, most_rows
-        self._committed, self._failed = committed, failed
+        self._committed, self._failed, self._before = committed, failed, before
         self._partitions, self._moved = partitions, moved
         self._reach = (0, 0)  # first positions that are needed, and that were not sent
         self._state = threading.Condition()
@@ -179,6 +182,7 @@ class LedgerWriter:
         tries = 0
         while True:
             try:
+                self._before()
                 news = self._ledger.commit(batch, cursor, offsets)
             except LedgerUnavailableError as error:
                 self._failed(error)
