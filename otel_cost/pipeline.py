@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         def find(self, tenant: str, key: str) -> bytes | None: ...
 
 
+_MOST_BEHIND_NS = 600 * 10**9
 _MOST_OUTCOMES = 256  # of one open run
 _MOST_DECIDED = 4096  # spans that have made a rule decide something and have not left
 
@@ -141,6 +142,7 @@ class Engine:
         self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
         self._changed_since: list[tuple[Run, Change]] | None = None  # kept while another policy counts
         self._heard_since: list[Elsewhere] = []  # likewise
+        self._caught_up_by_ns = 0  # after a restart: when what has not been fed again is no longer waited for
         self._position = 0  # of the request that is being fed, or was last
         self.fed = 0  # spans and log records that were taken in whole: held, passed on or told to be resends
 
@@ -302,6 +304,7 @@ class Engine:
 
     def restore(self, spends: Iterable[tuple[str, Spend]], told: Iterable[Alert], now_ns: int) -> None:
         """After a restart, before anything is fed: budgets are counted again, what they decided stands again."""
+        self._caught_up_by_ns = now_ns + _MOST_BEHIND_NS
         news = list(self.policy.restore(spends, told, now_ns))
         for alert in self.policy.open_alerts():
             self._stand(alert, now_ns)
@@ -317,8 +320,10 @@ class Engine:
 
     def caught_up(self, now_ns: int) -> None:
         """What was journalled before a restart has been fed again: open runs are known as they were."""
-        for run in list(self.runs):
-            self._budgets(self.policy.catch_up(run, now_ns), now_ns)
+        if self.policy.is_behind:
+            for run in list(self.runs):
+                self._budgets(self.policy.catch_up(run, now_ns), now_ns)
+            self.policy.caught_up()
 
     def begin_swap(self) -> None:
         """Other rules are about to come: remember what changes until `swap`, so that they count it, too."""
@@ -427,6 +432,8 @@ class Engine:
             self._close(idle, now_ns)
             self.runs.forget(idle)
             yield
+        if self.policy.is_behind and now_ns >= self._caught_up_by_ns:
+            self.caught_up(now_ns)
         self._budgets(self.policy.advance(now_ns), now_ns)
 
     def release(self, now_ns: int) -> None:

@@ -391,7 +391,12 @@ class Service:
     def at_end(self, partition: Partition) -> None:
         """There is nothing more to read of a partition at present."""
         if self._partitions is not None:
-            self._backlog.put_question(partial(self._partitions.at_end, partition), Future())
+            self._backlog.put_question(partial(self._at_end, self._partitions, partition), Future())
+
+    def _at_end(self, partitions: Partitions, partition: Partition) -> None:
+        partitions.at_end(partition)
+        if not partitions.are_behind:
+            self.engine.caught_up(now_ns())
 
     def is_full(self) -> bool:
         """Reading has to wait: for the engine, for memory, for the ledger or for an exporter."""

@@ -300,6 +300,15 @@ class Policy:
             self._kept.add((spend.tenant, call_id))
             yield call_id, spend
 
+    @property
+    def is_behind(self) -> bool:
+        """Are there calls of which more was known before a restart than is known yet?"""
+        return bool(self._kept)
+
+    def caught_up(self) -> None:
+        """There are none any more: `catch_up` has seen every open run."""
+        self._kept.clear()
+
     def catch_up(self, run: Run, now_ns: int) -> Iterator[Alert]:
         """The run is known again as it was before the restart, or better: its calls count as they are."""
         for call in list(run.calls.values()) if self._kept else ():

@@ -105,6 +105,12 @@ class Partitions:
             if partition in self._reading:
                 self._reading[partition].behind_ns = None
 
+    @property
+    def are_behind(self) -> bool:
+        """Is there more to read of any of them?"""
+        with self._lock:
+            return any(reading.behind_ns is not None for reading in self._reading.values())
+
     def clock(self, now_ns: int) -> int:
         """What time it is for the engine: while it lags, that of the partition that lags most. Never goes back."""
         with self._lock:

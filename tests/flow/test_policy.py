@@ -464,6 +464,16 @@ def test_a_journal_that_is_read_again_takes_nothing_back_that_was_known_when_it_
     assert late.alerts == []
     late.engine.close(T0 + MINUTE)
     assert [(alert.state, alert.evidence["group"]) for alert in late.said()] == [("firing", {"user": "ann"})]
+    # Or ten minutes later, whatever becomes of the rest; and once it has been read, at once.
+    slow, quick = Stage(rules), Stage(rules)
+    for stage_ in (slow, quick):
+        stage_.engine.restore([(call_id, replace(spend, nano=1)) for call_id, spend in rows_of(stage)], [], T0 + MINUTE)
+    happens(slow)
+    assert slow.advance(T0 + 10 * MINUTE) == []
+    assert [alert.evidence["group"] for alert in slow.advance(T0 + 11 * MINUTE)] == [{"user": "ann"}]
+    quick.engine.caught_up(T0 + MINUTE)
+    happens(quick)
+    assert {"user": "ann"} in [alert.evidence["group"] for alert in quick.alerts]
 
 
 def test_after_a_restart_edited_rules_speak_on_what_was_spent_before() -> None:
