@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.assemble.runs import Caps
 from otel_cost.core.rules import RuleSet
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from otel_cost.core.price import PriceBook
     from otel_cost.edge.config import Config
     from otel_cost.pipeline import Snapshots
+
+# Of the topic of steps, by a worker that takes partitions over; its positions are records.
+MOST_READ_AGAIN: Final = 50_000
 
 
 def build_engine(
@@ -41,7 +44,7 @@ def build_engine(
         open_spans=config.engine.caps.open_spans,
         open_steps=config.engine.caps.open_steps,
         run_steps=config.engine.caps.run_steps,
-        behind=config.journal.max_bytes // 8,
+        behind=config.journal.max_bytes // 8 if config.kafka is None else MOST_READ_AGAIN,
     )
     return Engine(
         load_price_book(config.prices) if book is None else book,
