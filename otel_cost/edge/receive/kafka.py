@@ -290,7 +290,7 @@ class Sorter(_Stage):
 
     def _prepared(self, batch: list[Any]) -> _Work:
         work = _Work()
-        for message in batch:
+        for number, message in enumerate(batch):
             topic, signal, tenant = message.topic(), self._signals[message.topic()], self._tenant(message)
             received_ns, payload = message.timestamp()[1] * 1_000_000, message.value() or b""
             try:
@@ -306,7 +306,7 @@ class Sorter(_Stage):
             if rejected:
                 work.letters.append(_Letter(message, rejected[0].reason, rejected[0].message))
             for event in events:
-                work.events.append((signal, received_ns, event))
+                work.events.append((number, signal, received_ns, event))
                 # What belongs to no run stays together with what came beside it.
                 work.names.append((tenant, self._keys(event) or [f"{topic}/{message.partition()}"]))
         return work
@@ -502,7 +502,8 @@ class StepReader(_Stage):
 class _Work:
     """A batch of the first stage, read."""
 
-    events: list[tuple[Signal, int, SpanEvent | LogEvent]] = field(default_factory=list)
+    # Which record of the batch it came in, signal, when that was written, and the event.
+    events: list[tuple[int, Signal, int, SpanEvent | LogEvent]] = field(default_factory=list)
     names: list[tuple[str, list[str]]] = field(default_factory=list)  # of each event: tenant, keys
     letters: list[_Letter] = field(default_factory=list)
     # Of each record: topic, signal, events (None: it is no such request), what was rejected.
@@ -540,22 +541,25 @@ def _decoded(
 
 
 def _grouped(
-    events: Sequence[tuple[Signal, int, SpanEvent | LogEvent]], homes: Sequence[str]
+    events: Sequence[tuple[int, Signal, int, SpanEvent | LogEvent]], homes: Sequence[str]
 ) -> Iterator[tuple[bytes, list[tuple[str, bytes]], bytes]]:
-    """Records of the topic of steps: key, headers and request; those of one home in the order in which they came."""
-    groups: dict[tuple[str, str, Signal], list[SpanEvent | LogEvent]] = {}
-    sizes: dict[tuple[str, str, Signal], int] = {}
-    latest: dict[tuple[str, str, Signal], int] = {}
-    for (signal, received_ns, event), home in zip(events, homes, strict=True):
-        group = (event.tenant, home, signal)
+    """Records of the topic of steps: key, headers and request.
+
+    What came in one record and has one home stays one request: a batch that is read again is written as before.
+    """
+    groups: dict[tuple[int, str, str, Signal], list[SpanEvent | LogEvent]] = {}
+    sizes: dict[tuple[int, str, str, Signal], int] = {}
+    received: dict[int, int] = {}
+    for (number, signal, received_ns, event), home in zip(events, homes, strict=True):
+        group = (number, event.tenant, home, signal)
+        received[number] = received_ns
         if group in groups and sizes[group] + len(event.raw) > RECORD_BYTES:
-            yield _record(group, groups.pop(group), latest[group])
+            yield _record(group[1:], groups.pop(group), received_ns)
             sizes[group] = 0
         groups.setdefault(group, []).append(event)
         sizes[group] = sizes.get(group, 0) + len(event.raw)
-        latest[group] = max(latest.get(group, 0), received_ns)
     for group, of_it in groups.items():
-        yield _record(group, of_it, latest[group])
+        yield _record(group[1:], of_it, received[group[0]])
 
 
 def _record(
