@@ -18,5 +18,5 @@ def test_workers_a_broker_and_the_database_are_killed(tmp_path: Path) -> None:
     found = run(tmp_path, traces=150, spans=40, brokers=3, seconds=32)
     assert len(found["done"]) == 7
     assert found["said"] == found["expected"]
-    assert len(found["expected"]["alerts"]) >= 15
-    assert found["told"] == sorted(set(found["told"]))  # each alert once
+    assert len(found["expected_told"]) >= 15
+    assert found["told"] == found["expected_told"]  # each alert once
