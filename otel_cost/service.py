@@ -1006,6 +1006,7 @@ class Service:
                 self._adopt_at = time.monotonic() + ADOPT_S
                 self._adopt(shared)
         except LedgerUnavailableError as error:
+            self._adopt_at = time.monotonic() + ADOPT_S
             _log.warning("it is not written down yet which alerts were told", problem=str(error))
 
     def _adopt(self, shared: Shared, *, own: bool = False) -> None:
@@ -1048,6 +1049,8 @@ class Service:
     def _ledger_failed(self, error: LedgerUnavailableError | None) -> None:
         self._ledger_problem = None if error is None else str(error)
         if error is not None:
+            # Others may have told what they could not write down either: when it is back, they come first.
+            self._adopt_at = time.monotonic() + ADOPT_S
             _log.error("the ledger cannot be written", problem=str(error))
 
     def _committed(self, cursor: int, offsets: Mapping[Partition, Offset], news: Sequence[Alert]) -> None:
