@@ -328,9 +328,7 @@ def test_two_services_come_to_what_one_comes_to_whoever_is_killed(
         until(lambda: len(senders[0].acknowledged) > count + 10 or senders[0].done, 60)
         before = len(receiver.got)
         services[0].stop(9)
-        under_way = receiver.got[
-            max(0, before - 1) : len(receiver.got) + 1
-        ]  # of which it could not know that they came
+        under_way = receiver.got[max(0, before - 1) : len(receiver.got) + 1]  # it could not know that they came
         senders[0].aim(None)
         services[0] = Process(folders[0], config)
         senders[0].aim(services[0].grpc)
