@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from needs import missing
+from ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Server:
         self._settings = settings
         self._made: set[str] = set()
         self._numbers = itertools.count(1)
-        self.port = _free_port()
+        self.port = free_ports(1)[0]
         self.process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             shutil.chown(folder, _user())
@@ -124,12 +124,6 @@ def _user() -> str:
             continue
         return name
     raise AssertionError("no user to run a database as")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

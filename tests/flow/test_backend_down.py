@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import urllib.request
 from pathlib import Path
@@ -19,6 +18,7 @@ from load import export_requests
 from running import until
 
 from otel_cost.edge.books import check_books
+from ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,18 +26,12 @@ if TYPE_CHECKING:
     from running import Process
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_a_backend_that_is_down_hurts_nobody_else(
     serve: Callable[..., Process], backends: tuple[OverGrpc, OverHttp]
 ) -> None:
     well, _ = backends
-    port = free_port()
+    port = free_ports(1)[0]
     queue = "{sizer: items, queue_size: 1000}"
     config = f"""
 exporters:

@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
 
-from brokers import free_ports
 from running import Process, until
 from work import work
 from workers import steady
 
 import postgres
 from needs import missing
+from ports import free_ports
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy" / "collector"
 

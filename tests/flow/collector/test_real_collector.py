@@ -23,6 +23,7 @@ from running import until
 
 from needs import missing
 from otel_cost.edge.books import check_books
+from ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,14 +40,6 @@ def otelcol() -> str:
     cache = Path(os.environ.get("OTEL_COST_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "otel-cost")
     built = sorted(cache.expanduser().glob("collector-*/otelcol"), key=lambda path: path.stat().st_mtime)
     return str(built[-1]) if built else missing("otelcol", "deploy/collector/build.sh (needs Go)")
-
-
-def free_ports(number: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def listens(port: int) -> bool:

@@ -22,7 +22,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from brokers import free_ports
 from running import Process, until
 from work import work
 from workers import Worker, steady, write
@@ -32,6 +31,7 @@ from otel_cost.edge.books import check_books
 from otel_cost.edge.ledger import Batch
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.partitions import Offset, Partition
+from ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -19,16 +18,12 @@ from running import until
 from test_routing import attribute, send, trace
 
 from needs import missing
+from ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from running import Process
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -38,11 +33,11 @@ def phoenix(tmp_path: Path) -> Iterator[str]:
     built = sorted(cache.expanduser().glob("phoenix-*/complete"))
     if not built:
         missing("phoenix", "bash tests/flow/phoenix/install")
-    port = free_port()
+    (port,) = free_ports(1)
     env = os.environ | {
         "PHOENIX_PORT": str(port),
         "PHOENIX_HOST": "127.0.0.1",
-        "PHOENIX_GRPC_PORT": str(free_port()),
+        "PHOENIX_GRPC_PORT": str(free_ports(1)[0]),
         "PHOENIX_WORKING_DIR": str(tmp_path / "phoenix"),
         "PHOENIX_TELEMETRY_ENABLED": "false",
     }
