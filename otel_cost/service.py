@@ -30,6 +30,7 @@ from otel_cost.core.enrich.lines import closed_lines
 from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json, alert_outgoing
 from otel_cost.core.library import MOST_SHAPES
 from otel_cost.core.model.effects import Effects, Outgoing, Signal
+from otel_cost.core.model.vocabulary import Category
 from otel_cost.core.outcomes import outcome_json, outcome_of
 from otel_cost.core.policy import Policy, alert_of
 from otel_cost.core.routing import Router
@@ -676,7 +677,7 @@ class Service:
         since_ns = self.engine.policy.since_ns(begun_ns)
         if since_ns is not None:
             # Keyed by call, so that what the journal tells again counts once.
-            told = (alert for alert in self.ledger.alerts(10_000, begun_ns - KEEP_NS) if alert["category"] == "budget")
+            told = self.ledger.alerts(10_000, begun_ns - KEEP_NS, None, Category.BUDGET)
             self.engine.restore(self.ledger.spends(since_ns), map(alert_of, told), begun_ns)
         self._restore_library()
         if self.engine.drift:

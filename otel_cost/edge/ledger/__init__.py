@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
     from otel_cost.core.model.step import Step
+    from otel_cost.core.model.vocabulary import Category
     from otel_cost.edge.partitions import Offset, Partition
 
 # JSON types only; ids lower-case hex, money decimal strings of USD or None.
@@ -251,7 +252,13 @@ class Ledger(Protocol):
     def run(self, run_or_trace_id: str, tenant: str | None = None) -> Row | None:
         """One run's whole story (`story.py` says its shape); what is known so far of a run that is still open."""
 
-    def alerts(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
+    def alerts(
+        self,
+        limit: int = 100,
+        since_ns: int | None = None,
+        tenant: str | None = None,
+        category: Category | None = None,
+    ) -> list[Row]:
         """Alert lines, the latest first. An episode that has been resolved shows as resolved only."""
 
     def loops(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:

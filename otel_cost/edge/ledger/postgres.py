@@ -589,9 +589,9 @@ class PostgresLedger(SqlLedger):
                     db.execute('CREATE TEMP TABLE doomed (tenant TEXT COLLATE "C", run_id TEXT COLLATE "C")')
                     db.execute(_ours(f"INSERT INTO doomed {query}"), list(values))
                     runs = {run_id for (run_id,) in db.execute("SELECT run_id FROM doomed").fetchall()}
+                    for statement, parameters in forgetting(selection):
+                        db.execute(_ours(statement), list(parameters))
                     if runs:
-                        for statement, parameters in forgetting(selection):
-                            db.execute(_ours(statement), list(parameters))
                         db.execute(
                             "INSERT INTO progress VALUES (%s, 'forgotten', 1) ON CONFLICT (node, name)"
                             " DO UPDATE SET value = progress.value + 1",

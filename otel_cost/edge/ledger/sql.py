@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.step import Step
+    from otel_cost.core.model.vocabulary import Category
     from otel_cost.edge.ledger import Row, Selection
 
 _OF_RUNS: Final = frozenset((*WHO, "session"))  # dimensions that a run may tell for its calls
@@ -209,12 +210,19 @@ class SqlLedger:
         )
         return self._judged([json.loads(line) for (line,) in rows])
 
-    def alerts(self, limit: int = 100, since_ns: int | None = None, tenant: str | None = None) -> list[Row]:
+    def alerts(
+        self,
+        limit: int = 100,
+        since_ns: int | None = None,
+        tenant: str | None = None,
+        category: Category | None = None,
+    ) -> list[Row]:
         rows = self._rows(
             f"SELECT line FROM (SELECT *, {_LAST_WORD} FROM alerts"  # noqa: S608  # our own words
-            " WHERE at_ns >= ? AND (?::VARCHAR IS NULL OR tenant = ?)) a WHERE place = 1"
+            " WHERE at_ns >= ? AND (?::VARCHAR IS NULL OR tenant = ?)"
+            " AND (?::VARCHAR IS NULL OR line::JSON ->> 'category' = ?)) a WHERE place = 1"
             " ORDER BY at_ns DESC, id, tenant LIMIT ?",
-            [_from(since_ns), tenant, tenant, limit],
+            [_from(since_ns), tenant, tenant, category, category, limit],
         )
         return [json.loads(line) for (line,) in rows]
 

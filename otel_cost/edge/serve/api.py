@@ -21,12 +21,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from otel_cost.core.model.vocabulary import Category
 from otel_cost.edge.auth import Auth, Door, Key, Scope, new_key
 from otel_cost.edge.config import is_loopback
 from otel_cost.edge.ledger import LedgerUnavailableError, UnknownDimensionError
 from otel_cost.edge.receive.http import HEADER_S, patient
 from otel_cost.edge.serve import discovery
-from otel_cost.edge.serve.asked import count, times
+from otel_cost.edge.serve.asked import count, one_of, times
 from otel_cost.edge.serve.backtests import backtest_routes
 from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import Gate
@@ -123,7 +124,8 @@ def make_app(
 
     def alerts(request: Request) -> Response:
         since_ns, _ = times(request)
-        found = views.ledger.alerts(count(request, "limit", 100) or 100, since_ns, request.query_params.get("tenant"))
+        limit, tenant = count(request, "limit", 100) or 100, request.query_params.get("tenant")
+        found = views.ledger.alerts(limit, since_ns, tenant, one_of(request, "category", Category))
         return JSONResponse({"alerts": with_people(host.outbox, found)})
 
     def loops(request: Request) -> Response:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_cost.edge.serve.when import instant_ns
 from otel_cost.errors import UsageError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 _MOST: Final = 1000
+
+E = TypeVar("E", bound=StrEnum)
 
 
 def times(request: Request) -> tuple[int | None, int | None]:
@@ -24,6 +27,21 @@ def times(request: Request) -> tuple[int | None, int | None]:
     said = (request.query_params.get(name) for name in ("since", "until"))
     since_ns, until_ns = (instant_ns(written, now_ns) if written else None for written in said)
     return since_ns, until_ns
+
+
+def one_of(request: Request, name: str, words: type[E]) -> E | None:
+    """One of an enumeration's words; None where it is not asked for.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    written = request.query_params.get(name)
+    if written is None:
+        return None
+    try:
+        return words(written)
+    except ValueError:
+        raise UsageError(f"`{name}={written}` is none of: {', '.join(words)}") from None
 
 
 def count(request: Request, name: str, default: int | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from otel_cost.core.model.vocabulary import Category
 from otel_cost.edge.ledger import ATTRIBUTE, DIMENSIONS
 from otel_cost.edge.serve.reports import FORMATS
 
@@ -118,7 +119,12 @@ def document() -> dict[str, Any]:
             ),
             "/v1/alerts": _get(
                 "Alerts, the latest first",
-                [times[0], tenant, _query("limit", "at most so many", {"type": "integer", "minimum": 1})],
+                [
+                    times[0],
+                    tenant,
+                    _query("category", "of one category only", {"type": "string", "enum": [*Category]}),
+                    _query("limit", "at most so many", {"type": "integer", "minimum": 1}),
+                ],
                 answer=_object(alerts={"type": "array", "items": {"type": "object"}}),
                 refused=True,
             ),

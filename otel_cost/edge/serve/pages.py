@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from otel_cost.core.enrich.lines import rfc3339, usd
 from otel_cost.core.model.money import usd_to_nano
+from otel_cost.core.model.vocabulary import Category
 from otel_cost.core.per_outcome import ROUTE
 from otel_cost.edge.kept_backtests import kept_report, kept_reports
 from otel_cost.edge.ledger.story import without_echoes
@@ -191,7 +192,7 @@ class Pages:
         now_ns = time.time_ns()
         since_ns = None if chosen == "all" else instant_ns(chosen, now_ns)
         (spent,) = self.views.reports([["workflow"]], chosen, since_ns, tenant)
-        drift = [alert for alert in self.views.alerts(500, tenant) if alert["category"] == "drift"]
+        drift = self.views.alerts(500, tenant, Category.DRIFT)
         return self._page(
             "workflows.html",
             chosen=chosen,

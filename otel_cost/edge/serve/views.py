@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.event import HookEvent
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
+    from otel_cost.core.model.vocabulary import Category
     from otel_cost.core.outcomes import OutcomeRule
     from otel_cost.edge.ledger import Ledger, Selection
     from otel_cost.edge.notify._outbox import Outbox
@@ -226,9 +227,9 @@ class Views:
         except TimeoutError:
             return []
 
-    def alerts(self, limit: int, tenant: str | None) -> list[Row]:
+    def alerts(self, limit: int, tenant: str | None, category: Category | None = None) -> list[Row]:
         """Alert lines, the latest first, with what people have said of them."""
-        return with_people(self.host.outbox, self.ledger.alerts(limit, None, tenant))
+        return with_people(self.host.outbox, self.ledger.alerts(limit, None, tenant, category))
 
     def untold(self) -> list[Row]:
         """Channels that have not been told everything: what waits and since when, what was given up."""

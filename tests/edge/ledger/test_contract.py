@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from otel_cost.core.model.effects import Correction, Effects
 from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.model.usage import Usage
-from otel_cost.core.model.vocabulary import Flag, Kind, Reason
+from otel_cost.core.model.vocabulary import Category, Flag, Kind, Reason
 from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, PartitionMovedError, UnknownDimensionError
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.postgres import PostgresLedger
@@ -250,6 +251,15 @@ def test_closed_keys_come_latest_run_first(ledger: Ledger) -> None:
     for index in range(3):
         ledger.commit(batch_of(closed(a_call("a", trace=f"t{index}", start_s=index))), index)
     assert [key for _, key in ledger.closed_keys(2)] == [trace_of("t2").hex(), trace_of("t1").hex()]
+
+
+def test_alerts_of_one_category_are_found_behind_any_number_of_others(ledger: Ledger) -> None:
+    drift = replace(an_alert(["a"], trace="old", at_s=1), category=Category.DRIFT)
+    loops = [an_alert(["a"], trace=f"t{index}", at_s=2 + index) for index in range(5)]
+    ledger.commit(batch_of(Effects(alerts=[drift, *loops])), 1)
+    assert {alert["category"] for alert in ledger.alerts(3)} == {"loop"}
+    assert [alert["id"] for alert in ledger.alerts(3, category=Category.DRIFT)] == [drift.id]
+    assert ledger.alerts(3, category=Category.BUDGET) == []
 
 
 def test_an_episode_is_one_alert_whatever_order_its_words_come_in(ledger: Ledger) -> None:

@@ -141,6 +141,12 @@ def test_who_is_forgotten_on_demand_leaves_no_shapes(ledger: Ledger) -> None:
     loop(ledger, "c", "again", day=0, nano=100, tenant="acme")
     assert ledger.forget(Selection(tenant="acme")) == 1
     assert ledger.loops() == []
+    # Also where nothing but the shapes of its loops is left of a tenant.
+    loop(ledger, "d", "again", day=0, nano=100, tenant="acme")
+    ledger.forget_oldest(1.0)
+    assert len(ledger.loops(tenant="acme")) == 1
+    assert ledger.forget(Selection(tenant="acme")) == 0
+    assert ledger.loops() == []
 
 
 def news(name: str, *keys: str) -> Outcome:

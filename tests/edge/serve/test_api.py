@@ -80,6 +80,9 @@ def test_a_run_is_found_by_its_id_and_by_its_trace(http, host) -> None:
     assert run["tree"][0]["subtree_usd"] == run["cost_usd"] == "2.5"
     said = {"acknowledged_by": None, "silenced_by": None}
     assert http.get("/v1/alerts").json()["alerts"] == [alert | said for alert in run["alerts"]]
+    assert http.get("/v1/alerts?category=loop").json()["alerts"] == [alert | said for alert in run["alerts"]]
+    assert http.get("/v1/alerts?category=drift").json()["alerts"] == []
+    assert "loop, waste, budget" in http.get("/v1/alerts?category=loops").json()["error"]
 
 
 def test_open_runs_are_shown_with_their_alerts_and_take_the_place_of_what_was_written(http, host) -> None:
