@@ -46,7 +46,8 @@ FOLD: Final = "rounds"
 _ROUNDS: Final = 3  # so often the same again is shown as one line
 _PERIOD: Final = 6  # steps of one round
 _ROWS: Final = 100
-_WARMING_S: Final = 10.0
+_WARMING_S: Final = 10.0  # for all pages that are made before anybody asks
+_AT_ONCE_S: Final = 0.03
 _LINES: Final = 4000  # of one run's tree and calls; more no one reads, and no browser likes
 
 
@@ -87,11 +88,19 @@ class Pages:
         )
 
     def warm(self) -> None:
-        """Make what people open first, so that it is quick for them, too; other windows of time while that is cheap."""
+        """Make what people open first, so that it is quick for them, too; other windows of time while that is cheap.
+
+        Where even all that the ledger holds is shown at once, nothing else needs it.
+        """
         begun_s = time.monotonic()
         self.overview(None, None)
         self.workflows(None, None)
-        for window in (*_SPANS, "all"):
+        asked_s = time.monotonic()
+        self.overview("all", None)
+        if time.monotonic() - asked_s < _AT_ONCE_S:
+            return
+        self.workflows("all", None)
+        for window in _SPANS:
             if time.monotonic() - begun_s > _WARMING_S:
                 return
             self.overview(window, None)
