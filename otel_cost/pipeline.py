@@ -314,16 +314,25 @@ class Engine:
         """Take in what other services, which share the budgets, have counted and told since they were heard last."""
         if self._changed_since is not None:
             self._heard_since += spends
-        self.policy.hear_told(told)
+        self._budgets(self.policy.hear_told(told), now_ns)
         if self._counts:
             self._budgets(self.policy.hear(spends, now_ns), now_ns)
 
-    def caught_up(self, now_ns: int) -> None:
-        """What was journalled before a restart has been fed again: open runs are known as they were."""
+    def read_again(self, now_ns: int) -> None:
+        """What is fed next others had read before, and they have told of its calls: until `caught_up` that counts."""
+        self._caught_up_by_ns = now_ns + _MOST_BEHIND_NS
+        self.policy.read_again()
+
+    def caught_up(self, now_ns: int, *, alone: bool = True) -> None:
+        """What was journalled before a restart has been fed again: open runs are known as they were.
+
+        `alone`: nobody shares the budgets.
+        """
         if self.policy.is_behind:
             for run in list(self.runs):
                 self._budgets(self.policy.catch_up(run, now_ns), now_ns)
-            self.policy.caught_up()
+        if self.policy.expects:
+            self._budgets(self.policy.caught_up(now_ns, alone=alone), now_ns)
 
     def begin_swap(self) -> None:
         """Other rules are about to come: remember what changes until `swap`, so that they count it, too."""
@@ -432,7 +441,7 @@ class Engine:
             self._close(idle, now_ns)
             self.runs.forget(idle)
             yield
-        if self.policy.is_behind and now_ns >= self._caught_up_by_ns:
+        if self.policy.expects and now_ns >= self._caught_up_by_ns:
             self.caught_up(now_ns)
         self._budgets(self.policy.advance(now_ns), now_ns)
 

@@ -398,7 +398,7 @@ class Service:
     def _at_end(self, partitions: Partitions, partition: Partition) -> None:
         partitions.at_end(partition)
         if not partitions.are_behind:
-            self.engine.caught_up(now_ns())
+            self.engine.caught_up(now_ns(), alone=not self.ledger.is_shared)
 
     def is_full(self) -> bool:
         """Reading has to wait: for the engine, for memory, for the ledger or for an exporter."""
@@ -434,6 +434,7 @@ class Service:
         self._said |= said
         if self._partitions is not None:
             self._partitions.assign(offsets)
+            self.engine.read_again(now_ns())
 
     def give_partitions(self, partitions: Sequence[Partition], *, last: bool) -> Mapping[Partition, Offset]:
         """They are others': all of them that is here is finished and written down, then forgotten.
@@ -666,7 +667,8 @@ class Service:
             self._carry_out()
             count += 1
         again(None)
-        self.engine.caught_up(now_ns())
+        if self._partitions is None:  # else what was told is in Kafka, and not read yet
+            self.engine.caught_up(now_ns(), alone=not self.ledger.is_shared)
         self._carry_out()
         self._recovered = True
         if count:

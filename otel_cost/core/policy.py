@@ -19,6 +19,7 @@ from otel_cost.core.enrich.lines import rfc3339
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import exact_text, nano_to_text
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Reason, Severity
+from otel_cost.core.price.instants import parse_instant
 from otel_cost.core.rules.kind import Action, Mode, Stop, Warn, decision_verbs
 from otel_cost.core.rules.match import attribute_of
 from otel_cost.core.watch import evidence
@@ -83,10 +84,15 @@ class Policy:
         self._names: dict[Run, str] = {}
         self._open: dict[str, tuple[Alert, Order]] = {}  # by fingerprint
         self._told: dict[str, tuple[int, int]] = {}  # fingerprint → episodes so far, when the last one was told
-        self._muted: set[str] = set()  # episodes that a restart found and that had been closed before it
+        self._over: dict[str, int] = {}  # fingerprint → when the last episode ended, where others told of it alone
+        self._muted: set[str] = set()  # episodes that are found here after their end was told
         self._swept_ns = 0
         self._found: dict[str, Crossing] = {}  # what a recount says stands
         self._kept: set[tuple[str, str]] = set()  # calls of which more was known before a restart than is known yet
+        self._reads = False  # what happened before a restart is being read again
+        self._restored_ns = 0  # when it was; whatever was told before was told by then
+        self._before: dict[str, Alert] = {}  # last words of before a restart, until they are compared with what stands
+        self._hash = rules.hash
 
     def said(self, attributes: Attributes, resource: Attributes) -> dict[str, str]:
         """What a record says on the attributes that rules name."""
@@ -141,6 +147,7 @@ class Policy:
             self._told = {
                 name: told for name, told in self._told.items() if told[1] > now_ns - KEEP_NS or name in self._open
             }
+            self._over = {name: over_ns for name, over_ns in self._over.items() if name in self._told}
 
     def notice(self, run: Run, call: Call, now_ns: int) -> Iterator[Alert]:
         """A model or provider without a price is said once for each tenant."""
@@ -184,13 +191,24 @@ class Policy:
         for crossing in self._put_elsewhere(spends):
             yield from self._alert(crossing, now_ns)
 
-    def hear_told(self, told: Iterable[Alert]) -> None:
-        """Others have told of budgets: what goes on is the same episode here, the next one comes after theirs."""
+    def hear_told(self, told: Iterable[Alert]) -> Iterator[Alert]:
+        """Others have told of budgets: what goes on is the same episode here, the next one comes after theirs.
+
+        Returns:
+            Ends of what was expected here to go on.
+        """
         for alert in told:
-            if _is_budget(alert):
-                over = alert.seq - (alert.state == "firing")
-                seq, at_ns = self._told.get(alert.fingerprint, (0, 0))
-                self._told[alert.fingerprint] = (max(seq, over), max(at_ns, alert.at_ns))
+            if not _is_budget(alert):
+                continue
+            name = alert.fingerprint
+            over = alert.seq - (alert.state == "firing")
+            seq, at_ns = self._told.get(name, (0, 0))
+            self._told[name] = (max(seq, over), max(at_ns, alert.at_ns))
+            if over > seq:
+                self._over[name] = alert.at_ns
+            known = self._before.get(name)
+            if known is not None and known.state == "firing" and over >= known.seq and not self._reads:
+                yield self._end(known, alert.at_ns)
 
     def _put_elsewhere(self, spends: Iterable[Elsewhere]) -> Iterator[Crossing]:
         for tenant, call_id, spend in spends:
@@ -286,28 +304,74 @@ class Policy:
             told: the last word on each episode that was told.
             now_ns: the time.
 
+        What was told is not told again, nor taken back, before `caught_up`: an alert is written at once and the calls
+        that it is about when they have settled, so the ledger alone may not know why a level was crossed.
+
         Returns:
-            What is new: levels that edited rules put below, or above, what was spent.
+            What is new: levels that edited rules put below what was spent, or no longer have.
         """
         self.recount(self._keep(spends))
+        self._reads, self._restored_ns = bool(self._rules), now_ns
         known = {alert.fingerprint: alert for alert in sorted(told, key=lambda one: one.seq) if _is_budget(alert)}
         for name, alert in known.items():
             self._told[name] = (alert.seq, alert.at_ns)
-        yield from self._settle({name: alert for name, alert in known.items() if alert.state == "firing"}, now_ns)
+        for name in [name for name in self._found if name not in known]:
+            yield from self._alert(self._found.pop(name), now_ns)
+        for name, alert in known.items():
+            if alert.state == "firing":
+                crossing = self._found.get(name) or self._crossing_of(alert)
+                if crossing is None:
+                    yield _resolved(alert, now_ns, {})
+                    continue
+                self._open[name] = (alert, self._order(crossing, self._offender(crossing, None)))
+            self._before[name] = alert
 
     def _keep(self, spends: Iterable[tuple[str, Spend]]) -> Iterator[tuple[str, Spend]]:
         for call_id, spend in spends:
             self._kept.add((spend.tenant, call_id))
             yield call_id, spend
 
+    def read_again(self) -> None:
+        """Runs that others had begun may be told here, from their beginning: until `caught_up` their calls stay."""
+        if self._rules:
+            self._reads = True
+            self._kept.update(self._budgets.of_others(self._runs))
+
     @property
     def is_behind(self) -> bool:
-        """Are there calls of which more was known before a restart than is known yet?"""
-        return bool(self._kept)
+        """Is what happened before a restart, or what others had read, still being read again?"""
+        return self._reads
 
-    def caught_up(self) -> None:
-        """There are none any more: `catch_up` has seen every open run."""
+    @property
+    def expects(self) -> bool:
+        """Is there anything that was told before a restart, and that what is counted does not bear out yet?"""
+        return self._reads or bool(self._before)
+
+    def caught_up(self, now_ns: int, *, alone: bool) -> Iterator[Alert]:
+        """All has been read again, and `catch_up` has seen every open run: what stands, against what was told.
+
+        Args:
+            now_ns: the time.
+            alone: nobody else has calls that count and are not written yet. Else what others may have told stands
+                until they tell of its calls or its end, or this is said once more.
+
+        Returns:
+            What is new.
+        """
         self._kept.clear()
+        self._reads = False
+        before, self._before = self._before, {}
+        firing = {name: alert for name, alert in before.items() if alert.state == "firing"}
+        self._over |= {
+            name: alert.at_ns for name, alert in before.items() if name not in firing and name not in self._found
+        }
+        if not alone:
+            self._before = {
+                name: alert
+                for name, alert in firing.items()
+                if name not in self._found and alert.evidence.get("rules_hash") == self._hash
+            }
+        yield from self._settle({name: alert for name, alert in firing.items() if name not in self._before}, now_ns)
 
     def catch_up(self, run: Run, now_ns: int) -> Iterator[Alert]:
         """The run is known again as it was before the restart, or better: its calls count as they are."""
@@ -343,6 +407,7 @@ class Policy:
         Returns:
             What is new: levels that edited rules put below, or above, what was spent.
         """
+        self._kept = old._kept
         for run, change in since:
             if change.new is None and change.old is not None:
                 self._note(self._budgets.put(run.tenant, change.old.id, None))
@@ -352,9 +417,20 @@ class Policy:
             for call in run.calls.values():
                 self._note(self._put(run, call))
         self._note(self._put_elsewhere(heard))
-        self._told = dict(old._told)
+        self._told, self._over = dict(old._told), dict(old._over)
         self._noticed, self._swept_ns = old._noticed, old._swept_ns
-        return list(self._settle({name: alert for name, (alert, _) in old._open.items()}, now_ns))
+        self._reads, self._restored_ns = old._reads, old._restored_ns
+        for name, alert in old._before.items():
+            crossing = self._found.get(name)
+            if crossing is not None and not self._reads:
+                continue  # borne out
+            crossing = crossing or self._crossing_of(alert)
+            if crossing is not None:
+                self._before[name] = alert
+                if alert.state == "firing":
+                    self._open[name] = (alert, self._order(crossing, self._offender(crossing, None)))
+        stood = {name: alert for name, (alert, _) in old._open.items() if name not in self._before}
+        return list(self._settle(stood, now_ns))
 
     def _note(self, crossings: Iterable[Crossing]) -> None:
         for crossing in crossings:
@@ -365,7 +441,9 @@ class Policy:
 
     def _settle(self, before: Mapping[str, Alert], now_ns: int) -> Iterator[Alert]:
         """Levels that stand, against those that stood before: what is told of them."""
-        for name, crossing in self._found.items():
+        found = {name: crossing for name, crossing in self._found.items() if name not in self._before}
+        self._found = {name: crossing for name, crossing in self._found.items() if name in self._before}
+        for name, crossing in found.items():
             if name in before:
                 self._open[name] = (before[name], self._order(crossing, self._offender(crossing, None)))
             elif name in self._told and not self._budgets.stands(crossing, now_ns):
@@ -373,9 +451,33 @@ class Policy:
             else:
                 yield from self._alert(crossing, now_ns)
         for name, alert in before.items():
-            if name not in self._found:
-                yield _resolved(alert, now_ns, {})
-        self._found = {}
+            if name not in found:
+                yield self._end(alert, now_ns)
+
+    def _end(self, alert: Alert, now_ns: int) -> Alert:
+        """What was told before stands no longer, or is not expected to."""
+        self._open.pop(alert.fingerprint, None)
+        self._before.pop(alert.fingerprint, None)
+        return _resolved(alert, now_ns, {})
+
+    def _crossing_of(self, alert: Alert) -> Crossing | None:
+        """The crossing that an alert told of, as far as an order needs it; None: the rules have no such level."""
+        said = alert.evidence
+        group, crossed, top_run = said.get("group"), said.get("crossed_at"), said.get("top_run")
+        if not (isinstance(group, dict) and isinstance(crossed, str) and isinstance(top_run, str)):
+            return None
+        at_ns = parse_instant(crossed)
+        for rule in self._rules.values():
+            budget = rule.budget
+            if rule.name != alert.rule or {*budget.per} != {*group}:
+                continue
+            of_group = (alert.tenant, *(str(group[name]) for name in budget.per))
+            start = budget.window.bounds(at_ns)[0] if isinstance(budget.window, Calendar) else 0
+            for level in budget.levels:
+                crossing = Crossing(budget, of_group, level, "firing", at_ns, 0, start, top_run)
+                if self._name(crossing) == alert.fingerprint:
+                    return crossing
+        return None
 
     # --- counting -----------------------------------------------------------------------------------------------------
 
@@ -444,11 +546,26 @@ class Policy:
                 yield self._exception_used(crossing, use, now_ns, run, call)
             return
         rule, name = self._rule(crossing.budget), self._name(crossing)
+        told = self._before.get(name)
+        if told is not None and self._reads and now_ns <= self._restored_ns:
+            self._note([crossing])  # it may be what was told: `caught_up` compares
+            return
+        if told is not None:
+            del self._before[name]
+            self._found.pop(name, None)
+            if told.state == crossing.state == "firing":
+                self._open[name] = (told, self._order(crossing, self._offender(crossing, run)))
+                return
+            if told.state != "firing":
+                self._over[name] = told.at_ns
         if crossing.state == "resolved":
             found = self._open.pop(name, None)
             if found is not None and name not in self._muted:
                 yield _resolved(found[0], now_ns, {"observed": nano_to_text(crossing.spent_nano)})
             self._muted.discard(name)
+            return
+        if self._was_over(name, crossing, now_ns):
+            self._muted.add(name)  # the next tick ends it here
             return
         offender = self._offender(crossing, run)
         order = self._order(crossing, offender)
@@ -461,6 +578,13 @@ class Policy:
         )
         self._open[name] = (alert, order)
         yield alert
+
+    def _was_over(self, name: str, crossing: Crossing, now_ns: int) -> bool:
+        """Is it a late look at an episode that others have told, with its end?"""
+        over_ns = self._over.pop(name, None)
+        if over_ns is None or self._budgets.stands(crossing, now_ns):
+            return False
+        return crossing.at_ns <= over_ns
 
     def _told_of(self, crossing: Crossing, now_ns: int, run: Run | None, call: Call | None, fingerprint: str) -> Alert:
         """The alert as far as it is the same for every kind."""

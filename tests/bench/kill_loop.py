@@ -104,7 +104,7 @@ class Senders:
                 export = channel.unary_unary(EXPORT, None, None)
                 try:
                     while True:
-                        export(body, timeout=10)
+                        export(body, timeout=60)
                         with self._lock:
                             self.acknowledged.append(body)
                             if not self._left or self._target != target:
@@ -136,16 +136,16 @@ def run(rounds: int, seed: int = 7, requests_per_round: int = 40) -> dict[str, o
             service = Process(folder, config)
             before = len(senders.acknowledged)
             senders.aim(service.grpc)
-            until(lambda before=before: len(senders.acknowledged) > before or senders.done, 30)
+            until(lambda before=before: len(senders.acknowledged) > before or senders.done)
             time.sleep(rng.uniform(0.0, 0.5))
             service.stop(signal.SIGKILL)
             senders.aim(None)
         service = Process(folder, config)
         senders.aim(service.grpc)
-        until(lambda: senders.done, 120)
+        until(lambda: senders.done, 300)
         sent = span_ids(bodies)
-        until(lambda: sent <= {span.span_id for span in backend.spans()}, 60)
-        until(lambda: not check_books(service.get("/metrics"), at_rest=True), 20)
+        until(lambda: sent <= {span.span_id for span in backend.spans()}, 180)
+        until(lambda: not check_books(service.get("/metrics"), at_rest=True))
         if service.stop() != 0:
             problems.append("the last stop failed")
         problems += _compare(folder, bodies)

@@ -41,19 +41,19 @@ class Process:
         self.grpc, self.http, self.api = ready.groups()
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.api + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.api + path, timeout=60) as answer:
             body = answer.read().decode()
         return json.loads(body) if answer.headers["Content-Type"].startswith("application/json") else body
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         self.process.send_signal(how)
-        code = self.process.wait(60)
+        code = self.process.wait(120)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
 
 
-def until(true: Callable[[], object], seconds: float = 20) -> None:
+def until(true: Callable[[], object], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "waited in vain"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,12 @@ from otel_cost.core.policy import Policy, alert_of
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
 from otel_cost.errors import DocumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from otel_cost.core.model.finding import Alert
+    from otel_cost.core.policy import Elsewhere
 
 HOURLY = """
 budgets:
@@ -486,8 +493,169 @@ def test_after_a_restart_edited_rules_speak_on_what_was_spent_before() -> None:
     ]
     stage.spend("loop", T0 + MINUTE, 6, team__id="core")
     higher = restarted(HOURLY.replace("usd: 20", "usd: 100"))
-    said = list(higher.restore(rows_of(stage), stage.alerts, T0 + MINUTE))
+    assert list(higher.restore(rows_of(stage), stage.alerts, T0 + MINUTE)) == []  # the journal may know of more
+    said = list(higher.caught_up(T0 + MINUTE, alone=False))
     assert [(a.id, a.state) for a in said] == [(f"{stage.alerts[0].id}-resolved", "resolved")]
+    assert (higher.open_alerts(), higher.expects) == ([], False)
+    gone = restarted("budgets: [{name: another, limit: {usd: 1, window: 1d}}]")
+    said = list(gone.restore(rows_of(stage)[:1], stage.alerts, T0 + MINUTE))
+    assert [(a.rule, a.state) for a in said] == [("another", "firing"), ("team-hourly", "resolved")]
+
+
+DAILY = """
+budgets:
+  - name: b
+    per: [user]
+    limit: {usd: 10, window: 1d, kind: calendar}
+    at_limit: {target: everyone, do: [{deny: {scope: all}}]}
+"""
+
+
+def last_words(stage: Stage) -> list[Alert]:
+    """What the ledger tells of episodes."""
+    return [alert_of(alert_json(alert)) for alert in {(one.fingerprint, one.seq): one for one in stage.alerts}.values()]
+
+
+def ids(alerts: Iterable[Alert]) -> list[str]:
+    return [alert.id for alert in alerts]
+
+
+def ann_crosses(stage: Stage) -> None:
+    """Her limit is crossed by a call that nobody is known to have made before its root comes."""
+    said = {"gen_ai.operation.name": "invoke_agent", "user.id": "ann", "gen_ai.conversation.id": "run"}
+    stage.spend("run", T0 + SECOND, 11)
+    stage.feed(stage.span("run", 0, T0, said, parent=0))
+
+
+def of_ann(stage: Stage) -> Alert:
+    (found,) = [one for one in stage.alerts if one.state == "firing" and one.evidence["group"] == {"user": "ann"}]
+    return found
+
+
+def elsewhere(stage: Stage) -> list[Elsewhere]:
+    """What others hear of the calls of a service."""
+    return [("default", call_id, spend) for call_id, spend in rows_of(stage)]
+
+
+def test_what_was_told_before_its_calls_were_written_is_told_once_and_stands_after_a_kill() -> None:
+    """Alerts are written at once, calls when they have settled: the ledger alone does not know why they fired."""
+    stage = Stage(DAILY)
+    ann_crosses(stage)
+    ann = of_ann(stage).id
+    assert len(stage.alerts) == 3  # the others: of nobody, and its end
+    again = Stage(DAILY)
+    again.engine.restore([], last_words(stage), T0 + MINUTE)
+    assert again.asked("elsewhere", T0 + MINUTE, user__id="ann") == "deny"
+    ann_crosses(again)
+    again.engine.caught_up(T0 + MINUTE)
+    again.advance(T0 + HOUR)
+    assert again.alerts == []
+    assert ids(again.engine.policy.open_alerts()) == [ann]
+    assert again.asked("elsewhere", T0 + HOUR, user__id="ann") == "deny"
+    assert ids(again.advance(T0 + DAY)) == [f"{ann}-resolved"]
+    # What is not told again after all does not stand: the calls were forgotten.
+    less = Stage(DAILY)
+    less.engine.restore([], last_words(stage), T0 + MINUTE)
+    less.engine.caught_up(T0 + MINUTE)
+    assert ids(less.said()) == [f"{ann}-resolved"]
+    assert less.asked("elsewhere", T0 + MINUTE, user__id="ann") == "allow"
+    # What happens after the restart is new, also before everything has been read again.
+    ann_crosses(more := Stage(DAILY))
+    more.advance(T0 + DAY)
+    later = Stage(DAILY.replace(", kind: calendar", ""))
+    later.engine.restore([], last_words(more), T0 + DAY)
+    later.spend("run", T0 + DAY, 11, user__id="ann")
+    assert [(alert.state, alert.evidence["group"]) for alert in later.alerts] == [("firing", {"user": "ann"})]
+
+
+def test_what_another_service_has_told_stands_until_its_calls_or_its_end_are_heard() -> None:
+    stage = Stage(DAILY)
+    ann_crosses(stage)
+    ann = of_ann(stage)
+
+    def started() -> Stage:
+        other = Stage(DAILY)
+        other.engine.restore([], last_words(stage), T0 + MINUTE)
+        other.engine.caught_up(T0 + MINUTE, alone=False)
+        assert other.asked("elsewhere", T0 + MINUTE, user__id="ann") == "deny"
+        return other
+
+    heard, ended, waits = started(), started(), started()
+    heard.engine.hear(elsewhere(stage), [], T0 + 2 * MINUTE)
+    assert heard.said() == []
+    assert heard.advance(T0 + HOUR) == []
+    assert ids(heard.advance(T0 + DAY)) == [f"{ann.id}-resolved"]
+    end = replace(ann, id=f"{ann.id}-resolved", state="resolved", at_ns=T0 + 2 * MINUTE)
+    ended.engine.hear([], [alert_of(alert_json(end))], T0 + 2 * MINUTE)
+    assert ids(ended.said()) == [end.id]
+    assert ended.asked("elsewhere", T0 + 2 * MINUTE, user__id="ann") == "allow"
+    # A service that never comes back keeps nothing standing.
+    assert waits.advance(T0 + 10 * MINUTE) == []
+    assert ids(waits.advance(T0 + 11 * MINUTE)) == [end.id]
+    # Nor do rules that were edited meanwhile.
+    edited = Stage(DAILY.replace("usd: 10", "usd: 20"))
+    edited.engine.restore([], last_words(stage), T0 + MINUTE)
+    edited.engine.caught_up(T0 + MINUTE, alone=False)
+    assert ids(edited.said()) == [end.id]
+
+
+def test_rules_that_come_while_a_restart_is_under_way_let_stand_what_was_told() -> None:
+    stage = Stage(DAILY)
+    ann_crosses(stage)
+    ann = of_ann(stage).id
+    rules = load_rules([parse_document(f"version: 1\n{DAILY}\n# edited", "rules.yaml")])
+    for borne_out in (True, False):
+        again = Stage(DAILY)
+        again.engine.restore([], last_words(stage), T0 + MINUTE)
+        again.engine.begin_swap()
+        again.engine.swap(rules, Policy(rules), T0 + MINUTE)
+        if borne_out:
+            ann_crosses(again)
+        again.engine.caught_up(T0 + MINUTE)
+        assert ids(again.said()) == ([] if borne_out else [f"{ann}-resolved"])
+        shared = Stage(DAILY)
+        shared.engine.restore([], last_words(stage), T0 + MINUTE)
+        shared.engine.caught_up(T0 + MINUTE, alone=False)
+        shared.engine.begin_swap()
+        shared.engine.hear(elsewhere(stage) if borne_out else [], [], T0 + MINUTE)
+        shared.engine.swap(rules, Policy(rules), T0 + MINUTE)
+        assert shared.said() == []
+        assert ids(shared.advance(T0 + DAY)) == [f"{ann}-resolved"]
+
+
+def test_what_others_told_of_a_window_that_is_over_is_not_found_once_more() -> None:
+    """Late money: one service crosses the level and ends it, another hears of the money only after that."""
+    stage, other, third = Stage(DAILY), Stage(DAILY), Stage(DAILY)
+    stage.spend("late", T0 - HOUR, 11, user__id="ann")
+    stage.advance(T0 + MINUTE)
+    fired, ended = stage.alerts
+    assert (fired.state, ended.state) == ("firing", "resolved")
+    told = [alert_of(alert_json(ended))]
+    other.engine.hear(elsewhere(stage), told, T0 + MINUTE)
+    third.engine.restore([], told, T0 + MINUTE)  # it is started meanwhile
+    third.engine.caught_up(T0 + MINUTE, alone=False)
+    third.engine.hear(elsewhere(stage), [], T0 + 2 * MINUTE)
+    for one in (other, third):
+        one.advance(T0 + 3 * MINUTE)
+        assert one.alerts == []
+        # The next day is another matter.
+        assert [(alert.state, alert.seq) for alert in one.spend("r", T0 + HOUR, 11, user__id="ann")] == [("firing", 1)]
+
+
+def test_what_another_had_read_takes_nothing_back_when_it_is_read_again_here() -> None:
+    """A partition moves: its runs are told again from their beginning, when less was known of them."""
+    stage, other = Stage(DAILY), Stage(DAILY)
+    ann_crosses(stage)
+    other.engine.hear(elsewhere(stage), last_words(stage), T0 + MINUTE)
+    (told,) = ids(other.said())
+    assert told == of_ann(stage).id
+    other.engine.read_again(T0 + MINUTE)
+    ann_crosses(other)
+    other.spend("own", T0 + 2 * MINUTE, 11, user__id="bob")
+    assert [alert.evidence["group"] for alert in other.alerts[1:]] == [{"user": "bob"}]
+    other.engine.caught_up(T0 + 3 * MINUTE, alone=False)
+    assert other.said() == []
+    assert other.engine.policy.standings(T0 + HOUR)[0]["spent_usd"] == "11"
 
 
 def test_how_far_back_a_restart_reads_is_what_the_longest_window_needs() -> None:

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def command(*arguments: str) -> str:
         [sys.executable, "-m", "otel_cost", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         cwd=ROOT,
     )
@@ -120,7 +121,7 @@ def test_a_database_and_a_service_that_are_killed_under_load_lose_nothing(tmp_pa
             count = len(senders.acknowledged)
             until(lambda count=count: len(senders.acknowledged) > count or senders.done)
             server.kill()
-            until(lambda service=service: not_writable(service), 30)
+            until(lambda service=service: not_writable(service))
             assert "/readyz 503" in ready(service)
             if round_ == 1:
                 service.stop(9)
@@ -129,8 +130,8 @@ def test_a_database_and_a_service_that_are_killed_under_load_lose_nothing(tmp_pa
             if round_ == 1:
                 service = Process(tmp_path, config)
                 senders.aim(service.grpc)
-            until(lambda service=service: "/readyz 200" in ready(service), 30)
-        until(lambda: senders.done, 60)
+            until(lambda service=service: "/readyz 200" in ready(service))
+        until(lambda: senders.done, 300)
         assert service.stop() == 0
         ledger = PostgresLedger(url)
         found = ledger.report()[0]
@@ -148,7 +149,7 @@ def test_a_database_and_a_service_that_are_killed_under_load_lose_nothing(tmp_pa
 
 def ready(service: Process) -> str:
     try:
-        with urllib.request.urlopen(service.api + "/readyz", timeout=10) as answer:
+        with urllib.request.urlopen(service.api + "/readyz", timeout=60) as answer:
             return f"/readyz {answer.status}"
     except urllib.error.HTTPError as error:
         return f"/readyz {error.code} {error.read().decode()}"
@@ -160,12 +161,12 @@ def not_writable(service: Process) -> bool:
 
 RULES = """version: 1
 budgets:
-  - name: team-day
+  - name: team-month
     per: [team]
     match: {{team: core}}
-    limit: {{usd: 10, window: 1d, kind: calendar}}
+    limit: {{usd: 10, window: 1mo, kind: calendar}}
     warn: [{{at: 50%}}]
-    at_limit: {{target: everyone, do: [{{deny: {{scope: all, text: "the team's day is used up"}}}}, {{alert: ops}}]}}
+    at_limit: {{target: everyone, do: [{{deny: {{scope: all, text: "the team's money is used up"}}}}, {{alert: ops}}]}}
   - {{name: team-hour, per: [team], limit: {{usd: 10, window: 1h, kind: rolling}}, at_limit: {{do: [{{alert: ops}}]}}}}
   - name: burner
     per: [team]
@@ -209,10 +210,10 @@ def send(service: Process, *bodies: bytes) -> None:
     with grpc.insecure_channel(service.grpc) as channel:
         export = channel.unary_unary(EXPORT, None, None)
         for body in bodies:
-            export(body, timeout=10)
+            export(body, timeout=60)
 
 
-def budget(service: Process, name: str = "team-day") -> str | None:
+def budget(service: Process, name: str = "team-month") -> str | None:
     rows = [row for row in service.get("/v1/budgets")["budgets"] if row["rule"] == name]
     return rows[0]["spent_usd"] if rows else None
 
@@ -220,12 +221,12 @@ def budget(service: Process, name: str = "team-day") -> str | None:
 def decision(service: Process, session: str, team: str = "core") -> str:
     body = json.dumps({"session_id": session, "event": "before_tool", "tool": "Bash", "team": team}).encode()
     request = urllib.request.Request(service.api + "/v1/decide", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return str(json.loads(answer.read())["decision"])
 
 
 def test_two_services_keep_one_budget(postgres: Server, tmp_path: Path) -> None:
-    """Neither spends half of the day's limit by itself; what both know of it is the sum, and both refuse."""
+    """Neither spends half of the month's limit by itself; what both know of it is the sum, and both refuse."""
     url, receiver = postgres.url(), Receiver()
     (tmp_path / "rules.yaml").write_text(RULES.format(url=receiver.url))
     config = f"ledger: {url}\nrules: [{tmp_path / 'rules.yaml'}]\nengine: {{settle: 200ms}}\n"
@@ -257,22 +258,57 @@ def test_two_services_keep_one_budget(postgres: Server, tmp_path: Path) -> None:
     assert decision(one, "new") == "deny"
     until(lambda: len(two.get("/v1/alerts?limit=100")["alerts"]) >= 4)
     told = Counter((alert["rule"], alert["evidence"]["level"]) for alert in two.get("/v1/alerts?limit=100")["alerts"])
-    levels = [("team-day", "50%"), ("team-day", "limit"), ("team-hour", "limit"), ("burner", "limit")]
+    levels = [("team-month", "50%"), ("team-month", "limit"), ("team-hour", "limit"), ("burner", "limit")]
     assert told == Counter(levels)
     until(lambda: len(receiver.got) >= 3)
     assert one.stop() == two.stop() == 0
     receiver.stop()
     said = Counter(alert["id"] for _, body in receiver.got for alert in body["data"]["alerts"])
     assert set(said.values()) == {1}
-    assert len(said) == 3  # two levels of the day, one of the hour: once in the fleet
-    assert staleness < 10  # settle, a batch of a second, half a second: 1.7 s; the rest is a busy machine
+    assert len(said) == 3  # two levels of the month, one of the hour: once in the fleet
+    assert staleness < 30  # settle, a batch of a second, half a second: 1.7 s; the rest is a busy machine
+
+
+@pytest.mark.slow
+def test_what_was_told_before_its_calls_were_written_is_told_once_whoever_is_killed(
+    postgres: Server, tmp_path: Path
+) -> None:
+    """An alert is in the ledger at once, the calls it is about when they have settled; between the two comes a kill.
+
+    Neither the service that told it nor another one that starts meanwhile takes it back, or tells it as another.
+    """
+    url, receiver = postgres.url(), Receiver()
+    (tmp_path / "rules.yaml").write_text(RULES.format(url=receiver.url))
+    config = f"ledger: {url}\nrules: [{tmp_path / 'rules.yaml'}]\nengine: {{settle: 10s}}\n"
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    one, two = (Process(folder, config) for folder in folders)
+    send(one, a_spend("a", "11"))
+    until(lambda: len(two.get("/v1/alerts?limit=100")["alerts"]) == 3)
+    assert two.get("/v1/report")["rows"] == []
+    for service in (two, one):
+        service.stop(9)
+    two, one = Process(folders[1], config), Process(folders[0], config)
+    assert decision(one, "a") == decision(two, "b") == "deny"
+    until(lambda: budget(one) == budget(two) == "11")
+    assert decision(one, "a") == decision(two, "b") == "deny"
+    assert one.stop() == two.stop() == 0
+    ledger = PostgresLedger(url)
+    kept = ledger.alerts(100)
+    ledger.close()
+    receiver.stop()
+    levels = [("team-month", "50%"), ("team-month", "limit"), ("team-hour", "limit")]
+    assert Counter((alert["rule"], alert["evidence"]["level"]) for alert in kept) == Counter(levels)
+    assert {alert["state"] for alert in kept} == {"firing"}
+    assert {alert["state"] for _, body in receiver.got for alert in body["data"]["alerts"]} == {"firing"}
 
 
 FLEET_RULES = """version: 1
 budgets:
-  - name: user-day
+  - name: user-month
     per: [user]
-    limit: {{usd: 0.05, window: 1d, kind: calendar}}
+    limit: {{usd: 0.05, window: 1mo, kind: calendar}}
     warn: [{{at: 50%}}]
     at_limit: {{do: [{{alert: ops}}]}}
   - {{name: all-hour, limit: {{usd: 1, window: 1h, kind: calendar}}, warn: [{{at: 20%}}, {{at: 80%}}]}}
@@ -287,6 +323,7 @@ contacts:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_services_come_to_what_one_comes_to_whoever_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +331,9 @@ def test_two_services_come_to_what_one_comes_to_whoever_is_killed(
 
     Totals, budgets and alerts are those of one engine that reads the same requests.
     """
-    monkeypatch.setattr(load, "START_NS", time.time_ns() - 2 * 3600 * 10**9)
+    month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)  # what they spend is read in it
+    two_hours_ago = time.time_ns() - 2 * 3600 * 10**9
+    monkeypatch.setattr(load, "START_NS", max(two_hours_ago, int(month.timestamp()) * 10**9))
     bodies = [*load.export_requests(8_000, load.SPANS_PER_TRACE, seed=5), *looping_runs(8, 5)]
     assert {len(set(_trace_ids(body))) for body in bodies} == {1}
     (tmp_path / "sent").mkdir()
@@ -319,20 +358,25 @@ def test_two_services_come_to_what_one_comes_to_whoever_is_killed(
         senders = [Senders([*share, *share[:50]], threads=1) for share in shares]
         for sender, service in zip(senders, services, strict=True):
             sender.aim(service.grpc)
-        until(lambda: all(len(sender.acknowledged) > 20 for sender in senders), 60)
+        until(lambda: all(len(sender.acknowledged) > 20 for sender in senders))
         server.kill()
-        until(lambda: not_writable(services[0]) and not_writable(services[1]), 30)
+        until(lambda: not_writable(services[0]) and not_writable(services[1]))
         server.start()
-        until(lambda: all("/readyz 200" in ready(service) for service in services), 30)
+        until(lambda: all("/readyz 200" in ready(service) for service in services))
         count = len(senders[0].acknowledged)
-        until(lambda: len(senders[0].acknowledged) > count + 10 or senders[0].done, 60)
+        until(lambda: len(senders[0].acknowledged) > count + 10 or senders[0].done)
         services[0].stop(9)
         after = len(receiver.got)
         senders[0].aim(None)
         services[0] = Process(folders[0], config)
         senders[0].aim(services[0].grpc)
-        until(lambda: all(sender.done for sender in senders), 120)
-        until(lambda: spent_by_user(services[0]) == spent_by_user(services[1]), 30)
+        until(lambda: all(sender.done for sender in senders), 300)
+        lines = replayed(tmp_path / "sent", rules)
+        expected = episodes(line for line in lines if line["type"] == "alert" and line["state"] == "firing")
+        to_tell = {one for one in expected if one[0] != "all-hour"}
+        # What a service had written and not told when it was killed, it or another one tells within a minute.
+        until(lambda: to_tell <= episodes(alerts_in(receiver)).keys(), 180)
+        until(lambda: spent_by_user(services[0]) == spent_by_user(services[1]))
         budgets = spent_by_user(services[0])
         assert [service.stop() for service in services] == [0, 0]
         ledger = PostgresLedger(url)
@@ -341,23 +385,27 @@ def test_two_services_come_to_what_one_comes_to_whoever_is_killed(
         kept = episodes(ledger.alerts(100_000))  # each in its last state
         ledger.close()
     receiver.stop()
-    lines = replayed(tmp_path / "sent", rules)
     calls = [line for line in lines if line["type"] == "call"]
     assert found["calls"] == len(calls)
     assert usd_to_nano(str(found["cost_usd"])) == sum(usd_to_nano(one["cost_usd"]) for one in calls if one["cost_usd"])
     assert budgets == {user: usd for user, usd in by_user.items() if usd}
-    assert kept == episodes(line for line in lines if line["type"] == "alert" and line["state"] == "firing")
-    told = [alert for _, body in receiver.got for alert in body["data"]["alerts"] if alert["state"] == "firing"]
+    assert kept == expected
+    told = [alert for alert in alerts_in(receiver) if alert["state"] == "firing"]
     # What it had told and, with the database away just before, not written down when it was killed may come again.
     by_the_killed = receiver.got[: after + 2]
     twice = {name for name, count in Counter(alert["id"] for alert in told).items() if count > 1}
     assert twice <= {alert["id"] for _, body in by_the_killed for alert in body["data"]["alerts"]}
-    assert episodes(told).keys() == {one for one in kept if one[0] != "all-hour"}
+    assert episodes(alerts_in(receiver)).keys() == to_tell
+
+
+def alerts_in(receiver: Receiver) -> list[dict[str, Any]]:
+    """All that it was told; of what began and ended before it could be told, the end alone."""
+    return [alert for _, body in list(receiver.got) for alert in body["data"]["alerts"]]
 
 
 def spent_by_user(service: Process) -> dict[object, object]:
     rows = service.get("/v1/budgets?limit=1000")["budgets"]
-    return {row["group"]["user"]: row["spent_usd"] for row in rows if row["rule"] == "user-day"}
+    return {row["group"]["user"]: row["spent_usd"] for row in rows if row["rule"] == "user-month"}
 
 
 def episodes(alerts: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, ...]]:

@@ -19,7 +19,7 @@ from otel_cost.core.budget.series import Series
 from otel_cost.core.budget.window import DAY_NS, HOUR_NS, Calendar, Lifetime, Rolling, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from otel_cost.core.rules.match import Matcher
 
@@ -253,6 +253,10 @@ class Budgets:
     def knows(self, tenant: str, call_id: str) -> bool:
         """Is a call counted, and remembered one by one?"""
         return (tenant, call_id) in self._calls
+
+    def of_others(self, runs: Container[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Calls that are counted and remembered one by one, of other runs than these (tenant, run)."""
+        return (key for key, (_, _, run, _) in self._calls.items() if (key[0], run) not in runs)
 
     def recall(self, tenant: str, call_id: str, spend: Spend) -> None:
         """A call that was counted and has been forgotten since is about to change."""
