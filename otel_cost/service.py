@@ -114,6 +114,7 @@ MOVE_S: Final = 120.0  # for the engine to let go of partitions, or to take them
 HEAR_S: Final = 0.5  # how often others are heard who share the ledger
 HAND_OVER_S: Final = 3.0  # for exporters to send what waits, before others may read it again
 ADOPT_S: Final = 10.0  # how often it is looked for alerts that nobody has told
+NOTED_S: Final = 30.0  # after the database was away, or a start: for others to write down what they have told
 MOST_REPLAYED: Final = 10_000
 CURSORS_S: Final = 0.2  # how often it is written down how far each destination is
 _SIGNALS: Final = frozenset(signal.value for signal in Signal)
@@ -144,7 +145,7 @@ class Service:
         self.ledger = open_ledger(config.ledger, data)
         self._shared = shared_by_services(self.ledger)
         self._told: set[tuple[str, str]] = set()  # alerts of which the ledger does not know yet that they were told
-        self._adopt_at = 0.0
+        self._adopt_at = time.monotonic() + NOTED_S
         # Kafka keeps the records: positions are this process's own, above all that earlier ones have used.
         self._partitions = None if config.kafka is None else Partitions(now_ns())
         self._moved = threading.Event()  # the ledger says that a partition of ours is another worker's
@@ -1010,7 +1011,7 @@ class Service:
                 self._adopt_at = time.monotonic() + ADOPT_S
                 self._adopt(shared)
         except LedgerUnavailableError as error:
-            self._adopt_at = time.monotonic() + ADOPT_S
+            self._adopt_at = time.monotonic() + NOTED_S
             _log.warning("it is not written down yet which alerts were told", problem=str(error))
 
     def _adopt(self, shared: Shared, *, own: bool = False) -> None:
@@ -1054,7 +1055,7 @@ class Service:
         self._ledger_problem = None if error is None else str(error)
         if error is not None:
             # Others may have told what they could not write down either: when it is back, they come first.
-            self._adopt_at = time.monotonic() + ADOPT_S
+            self._adopt_at = time.monotonic() + NOTED_S
             _log.error("the ledger cannot be written", problem=str(error))
 
     def _committed(self, cursor: int, offsets: Mapping[Partition, Offset], news: Sequence[Alert]) -> None:

@@ -22,6 +22,7 @@ from ports import free_ports
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_START_S = 90  # also where a machine is slow, or does much else
 _BIN = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
 
@@ -60,7 +61,8 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=(self._folder / "log").open("ab"),
         )
-        for _ in range(200):
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
             try:
                 psycopg.connect(self.admin, connect_timeout=2).close()
             except psycopg.OperationalError:
@@ -75,7 +77,8 @@ class Server:
         os.kill(pid, signal.SIGKILL)
         self._wait()
         # Its children notice that it is gone; until they are, no other may start on these data.
-        for _ in range(100):
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
             if subprocess.run(["pgrep", "-f", str(self._data)], capture_output=True, check=False).returncode:
                 break
             time.sleep(0.05)
@@ -88,7 +91,7 @@ class Server:
 
     def _wait(self) -> None:
         if self.process is not None:
-            self.process.wait(20)
+            self.process.wait(_START_S)
 
     @property
     def admin(self) -> str:

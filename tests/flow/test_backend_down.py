@@ -57,7 +57,7 @@ engine: {{settle: 200ms}}
     assert service.stop() == 0
     service = serve(config)
     back = OverHttp(port)
-    until(lambda: {span.span_id for span in back.spans()} == sent, 30)
+    until(lambda: {span.span_id for span in back.spans()} == sent)
     until(lambda: check_books(service.get("/metrics"), at_rest=True) == [])
     assert len(back.spans()) == len(sent)
     assert len(well.spans()) == len(sent)

@@ -304,7 +304,7 @@ def test_over_the_ledger_it_says_what_it_says_over_the_files(
     told = []
     try:
         export(service, bodies)
-        until(lambda: [run["open"] for run in service.get("/v1/runs?top=100")["runs"]] == [False] * 4, 60)
+        until(lambda: [run["open"] for run in service.get("/v1/runs?top=100")["runs"]] == [False] * 4)
         where = ["--rules", stored, "-c", config, "--data-dir", service.data]
         told.append(backtest(capsys, *where))
         assert backtest(capsys, *where, "--since", "2020-01-01")[0] == 0
@@ -341,7 +341,7 @@ def test_over_the_ledger_rules_that_ask_for_what_is_not_kept_are_refused_by_name
     service = Process(folder, "engine: {settle: 0s, idle: 1s}\n")
     try:
         export(service, bodies)
-        until(lambda: [run["open"] for run in service.get("/v1/runs")["runs"]] == [False] * 3, 60)
+        until(lambda: [run["open"] for run in service.get("/v1/runs")["runs"]] == [False] * 3)
     finally:
         service.stop()
     rules = tmp_path / "asks.yaml"

@@ -212,13 +212,13 @@ def test_the_service_files_it_comments_and_opens_it_again_over_a_kill(
             timeout=10,
         ).close()
         sent = {f"run-{n}" for n in numbers}
-        until(lambda: sent <= {run["run_id"] for run in service.get("/v1/runs?top=99")["runs"] if not run["open"]}, 60)
+        until(lambda: sent <= {run["run_id"] for run in service.get("/v1/runs?top=99")["runs"] if not run["open"]})
 
     first = Process(tmp_path, config)
     try:
         send(first, range(20), 4000, "gpt-5")
         send(first, range(20, 23), 20_000, "gpt-5.1")
-        until(lambda: github.issues, 60)
+        until(lambda: github.issues)
     finally:
         first.stop(signal.SIGKILL)
     (issue,) = github.issues.values()
@@ -229,10 +229,10 @@ def test_the_service_files_it_comments_and_opens_it_again_over_a_kill(
     second = Process(tmp_path, config)
     try:
         send(second, range(23, 24), 20_000, "gpt-5.1")
-        until(lambda: github.comments[1], 60)
+        until(lambda: github.comments[1])
         issue["state"] = "closed"
         send(second, range(24, 25), 20_000, "gpt-5.1")
-        until(lambda: issue["state"] == "open" and len(github.comments[1]) == 2, 60)
+        until(lambda: issue["state"] == "open" and len(github.comments[1]) == 2)
         (alert,) = [one for one in second.get("/v1/alerts")["alerts"] if one["category"] == "drift"]
         assert (alert["state"], alert["evidence"]["breaches"]) == ("firing", 3)
         (standing,) = second.get("/v1/drift")["drift"]

@@ -273,7 +273,7 @@ def test_out_of_descriptors_it_waits_and_goes_on(serve: Callable[..., Process]) 
     assert service.process.poll() is None
     for connection in held:
         connection.close()
-    until(lambda: _still_takes(service), 30)
+    until(lambda: _still_takes(service))
     assert service.stop() == 0
 
 
@@ -329,9 +329,9 @@ def test_a_disk_that_is_really_full_refuses_and_recovers_by_itself(small_disk: P
         assert service.get("/healthz")
         assert _ready(service)[0] == 503
         filler.unlink()
-        until(lambda: _post(service, bodies[0])[0] == 200, 30)
-        until(lambda: _ready(service)[0] == 200, 30)
-        until(lambda: not check_books(service.get("/metrics"), at_rest=True), 20)
+        until(lambda: _post(service, bodies[0])[0] == 200)
+        until(lambda: _ready(service)[0] == 200)
+        until(lambda: not check_books(service.get("/metrics"), at_rest=True))
         assert service.stop() == 0
     finally:
         if service.process.poll() is None:

@@ -134,7 +134,7 @@ exporters:
     assert service.get("/readyz")["ready"]
 
     langsmith = OverHttp(port)
-    until(lambda: whole(langsmith).keys() == {*dear, looping}, 30)
+    until(lambda: whole(langsmith).keys() == {*dear, looping})
     until(lambda: check_books(service.get("/metrics"), at_rest=True) == [])
     at_honeycomb, at_langsmith = whole(honeycomb), whole(langsmith)
     for trace_id in (*dear, looping):

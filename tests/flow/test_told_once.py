@@ -45,7 +45,7 @@ def test_each_alert_is_told_once(postgres: Server, backends: tuple[OverGrpc, Ove
             for node in nodes:
                 headers = {"Content-Type": "application/x-protobuf"}
                 asked = urllib.request.Request(f"http://{node.http}/v1/traces", body, headers)
-                urllib.request.urlopen(asked, timeout=20).close()
+                urllib.request.urlopen(asked, timeout=60).close()
 
         def told() -> list[str]:
             files = [tmp_path / name / "told.jsonl" for name in ("one", "other")]
@@ -57,7 +57,7 @@ def test_each_alert_is_told_once(postgres: Server, backends: tuple[OverGrpc, Ove
             return [one["otel_cost.alert.id"] for one in said]
 
         # Each fires, and is resolved when its run has been quiet for a while.
-        until(lambda: len(exported()) == 40 and len(told()) >= 20, 60)
+        until(lambda: len(exported()) == 40 and len(told()) >= 20)
         assert nodes[0].stop() == nodes[1].stop() == 0
         assert len(exported()) == len(set(exported())) == 40
         assert len(told()) == len(set(told()))  # people hear that one is resolved when their group is told again

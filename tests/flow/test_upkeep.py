@@ -42,7 +42,7 @@ def test_backup_under_load_restore_and_forget(serve: Callable[..., Process], tmp
     until(lambda: len(senders.acknowledged) > 5)
     copy = tmp_path / "copy"
     assert "bytes" in _command("backup", copy, "--data-dir", service.data)
-    until(lambda: senders.done, 60)
+    until(lambda: senders.done)
     assert service.stop() == 0
 
     (tmp_path / "second").mkdir()
@@ -52,7 +52,7 @@ def test_backup_under_load_restore_and_forget(serve: Callable[..., Process], tmp
     # What came after the copy is sent once more, as its senders would: everything counts once.
     senders = Senders([*first, *later])
     senders.aim(again.grpc)
-    until(lambda: senders.done, 60)
+    until(lambda: senders.done)
     assert again.stop() == 0
     reports = [
         sorted(_command("report", "--by", "model,user", "--json", "--data-dir", folder).splitlines())

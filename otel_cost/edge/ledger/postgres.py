@@ -834,7 +834,8 @@ def _lay_text(shape: Shape) -> str:
     set_ = [f"{name} = excluded.{name}" for name in names + more if name.strip('"') not in shape.key]
     text += f"UPDATE SET {', '.join(set_)}"
     if shape is ALERTS:
-        text += " RETURNING alerts.tenant, alerts.id, xmax = 0"
+        # Whoever wrote it first tells it, also after a restart; those who come to the same later add nothing.
+        text += " WHERE alerts.node = excluded.node RETURNING alerts.tenant, alerts.id, xmax = 0"
     # News that is told again replaces what was known, unless it is older.
     return text + (" WHERE excluded.at_ns >= outcomes.at_ns" if shape is OUTCOMES else "")
 

@@ -71,6 +71,21 @@ def test_an_alert_is_news_to_one_of_them(two: tuple[PostgresLedger, PostgresLedg
     assert one.adopt_alerts() == []
 
 
+def test_an_alert_stays_with_whoever_wrote_it_first(two: tuple[PostgresLedger, PostgresLedger]) -> None:
+    """Others come to the same later: it is not theirs to tell when its own service was killed, nor to tell worse."""
+    one, other = two
+    told, found = an_alert(["a1"]), an_alert(["a1"], wasted_nano=None)
+    one.commit(batch_of(Effects(alerts=[told])), 0)
+    other.heard()
+    other.commit(batch_of(Effects(alerts=[found])), 0)
+    assert [alert["wasted_usd"] for alert in one.alerts()] == ["0.0005"]
+    assert one.heard().alerts == other.heard().alerts == []
+    assert other.adopt_alerts(own=True) == []
+    assert [name for _, name, _ in one.adopt_alerts(own=True)] == [told.id]
+    one.commit(batch_of(Effects(alerts=[found])), 0)  # but it may know better itself
+    assert [alert["wasted_usd"] for alert in one.alerts()] == [None]
+
+
 def test_who_takes_a_partition_tells_the_whole_truth_of_its_runs(two: tuple[PostgresLedger, PostgresLedger]) -> None:
     one, other = two
     partition = Partition("steps", 1)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def send(endpoint: str, bodies: list[bytes]) -> None:
     for body in bodies:
         headers = {"Content-Type": "application/x-protobuf"}
         urllib.request.urlopen(
-            urllib.request.Request(f"http://{endpoint}/v1/traces", body, headers), timeout=20
+            urllib.request.Request(f"http://{endpoint}/v1/traces", body, headers), timeout=60
         ).close()
 
 
@@ -68,7 +69,7 @@ def run_of(node: Process, run_id: str) -> dict[str, Any] | None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_three_nodes_say_what_one_says(tmp_path: Path) -> None:
     program, config = otelcol(), "engine: {settle: 500ms, idle: 4s}\n"
     bodies = work(60, seed=9)
@@ -92,9 +93,11 @@ def test_three_nodes_say_what_one_says(tmp_path: Path) -> None:
             command = [program, "--config", str(DEPLOY / "load-balancing.yaml")]
             with (tmp_path / "otelcol.log").open("wb") as log:
                 collector = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | told)
-            until(lambda: listens(http), 30)
+            until(lambda: listens(http))
             send(f"127.0.0.1:{http}", bodies)
-            assert steady(lambda: whole(nodes[0]), 120, still_s=8) == expected
+            with suppress(AssertionError):  # the comparison says more
+                until(lambda: whole(nodes[0]) == expected, 300)
+            assert steady(lambda: whole(nodes[0]), 360, still_s=8) == expected
             assert all("accepted_spans_total" in node.get("/metrics") for node in nodes)
         finally:
             for process in [node.process for node in nodes] + ([collector] if collector else []):

@@ -74,7 +74,7 @@ class Chain:
             command = [self.otelcol, "--config", str(DEPLOY / f"{name}.yaml")]
         self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=env)
         port = {"before": self.before, "otel-cost": self.cost, "behind": self.behind}[name]
-        until(lambda: listens(port) or self.running[name].poll() is not None, 60)
+        until(lambda: listens(port) or self.running[name].poll() is not None)
         assert self.running[name].poll() is None, (self.folder / f"{name}.log").read_text()
 
     def kill(self, name: str) -> None:
@@ -131,7 +131,7 @@ def metrics(chain: Chain) -> str:
 @pytest.mark.slow
 def test_collectors_on_both_sides(chain: Chain) -> None:
     sent = tell(chain, 50)
-    until(lambda: set(got(chain)) == sent, 60)
+    until(lambda: set(got(chain)) == sent)
     assert len(got(chain)) == len(sent)
     said = {one.key: one.value for span in chain.backend.spans() for one in span.attributes}
     assert said["otel_cost.usd_exact"].string_value == "0.0035"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 INSTALL = "tests/flow/kafka/install (needs Java 17 and Maven)"
-START_S = 90
+START_S = 240
 
 
 def jars() -> Path:
@@ -107,20 +107,20 @@ class Kafka:
         """Topics by name, with so many partitions each."""
         new = [NewTopic(name, number) for name, number in partitions.items()]
         admin = self.admin()  # kept until it has answered
-        for made in admin.create_topics(new, operation_timeout=30).values():
+        for made in admin.create_topics(new, operation_timeout=120).values():
             made.result()
 
     def records(self, topic: str) -> list[Any]:
         """Everything that is in a topic now."""
         reader = Consumer({"bootstrap.servers": self.bootstrap, "group.id": f"test-{uuid.uuid4()}", "log_level": 0})
         try:
-            known = reader.list_topics(topic, timeout=10).topics[topic].partitions
+            known = reader.list_topics(topic, timeout=60).topics[topic].partitions
             found = []
             for partition in known:
-                low, high = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+                low, high = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=60)
                 reader.assign([TopicPartition(topic, partition, low)])
                 while low < high:
-                    message = reader.poll(5)
+                    message = reader.poll(60)
                     assert message is not None
                     assert message.error() is None, message.error()
                     found.append(message)

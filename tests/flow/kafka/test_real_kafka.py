@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy" / "collector"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def single(folder: Path, bodies: list[bytes], rules: str = "") -> dict[str, Any]
         request = urllib.request.Request(
             f"http://{node.http}/v1/traces", body, {"Content-Type": "application/x-protobuf"}
         )
-        urllib.request.urlopen(request, timeout=20).close()
+        urllib.request.urlopen(request, timeout=60).close()
     said: dict[str, Any] = steady(lambda: told(node.get))
     node.stop()
     return said
@@ -110,21 +110,21 @@ def test_sdk_collector_kafka_worker(kafka: Kafka, worker: Callable[..., Worker],
                 with tracer.start_as_current_span("chat gpt-4o", attributes=model | usage):
                     pass
         provider.shutdown()
-        until(lambda: one.get("/v1/report?by=session")["rows"] and one.metric("otel_cost_journalled_spans") == 40, 60)
+        until(lambda: one.get("/v1/report?by=session")["rows"] and one.metric("otel_cost_journalled_spans") == 40)
         rows = steady(lambda: one.get("/v1/report?by=session")["rows"])
         assert [(row["session"], row["cost_usd"], row["calls"]) for row in rows] == [
             (f"c-{number}", "0.014", 4) for number in range(5)
         ]
     finally:
         collector.terminate()
-        collector.wait(30)
+        collector.wait(90)
 
 
 def test_what_cannot_be_decoded_goes_to_the_dead_letters(kafka: Kafka, worker: Callable[..., Worker]) -> None:
     one = worker("w", "poison")
     good = work(4, seed=1)
     write(kafka.bootstrap, "poison_spans", [*good[:4], b"\xff\xff no request", *good[4:]])
-    until(lambda: one.metric("otel_cost_journalled_spans") == 160, 60)
+    until(lambda: one.metric("otel_cost_journalled_spans") == 160)
     letters = kafka.records("poison_dead")
     assert [letter.value() for letter in letters] == [b"\xff\xff no request"]
     headers = dict(letters[0].headers())
@@ -143,7 +143,7 @@ def test_killed_and_started_again_it_says_what_one_node_says(
     one = worker("w", "killed")
     for third in range(3):
         write(kafka.bootstrap, "killed_spans", bodies[third * 80 : (third + 1) * 80])
-        until(lambda: one.metric("otel_cost_journalled_spans") > 100, 60)
+        until(lambda: one.metric("otel_cost_journalled_spans") > 100)
         one.kill()
         write(kafka.bootstrap, "killed_spans", bodies[third * 80 : third * 80 + 10])  # sent once more
         one.start()
@@ -159,14 +159,14 @@ def test_a_topic_that_was_made_anew_is_told_of(kafka: Kafka, worker: Callable[..
     ledger.close()
     one = worker("w", "anew")
     said = "partition 2 of anew_steps ends at 0 and the ledger has read up to 1000: was the topic made anew?"
-    until(lambda: said in one.log.read_text(), 60)
+    until(lambda: said in one.log.read_text())
     assert not one.is_ready()
 
 
 def in_the_end(one: Worker, expected: dict[str, Any]) -> dict[str, Any]:
     """What a worker says once it has read everything."""
     with suppress(AssertionError):  # the comparison says more
-        until(lambda: one.get("/v1/report")["rows"] == expected["total"], 120)
+        until(lambda: one.get("/v1/report")["rows"] == expected["total"], 360)
     said: dict[str, Any] = steady(lambda: told(one.get))
     return said
 
@@ -185,7 +185,7 @@ def test_enriched_spans_and_alerts_go_to_topics(kafka: Kafka, worker: Callable[.
     one = worker("w", "enriched", more)
     bodies = work(10, seed=3)
     write(kafka.bootstrap, "enriched_spans", [*bodies, *bodies])
-    until(lambda: one.metric("otelcol_exporter_sent_spans") == 400, 60)
+    until(lambda: one.metric("otelcol_exporter_sent_spans") == 400)
     spans = [
         span
         for record in kafka.records("out_spans")
@@ -214,7 +214,7 @@ def test_partitions_that_come_and_go_change_nothing(
     one = worker("w", "moving")
     for third in range(3):
         write(kafka.bootstrap, "moving_spans", bodies[third * 80 : (third + 1) * 80])
-        until(lambda: one.metric("otel_cost_journalled_spans") > 100, 60)
+        until(lambda: one.metric("otel_cost_journalled_spans") > 100)
         other = Consumer(
             {
                 "bootstrap.servers": kafka.bootstrap,
@@ -224,11 +224,11 @@ def test_partitions_that_come_and_go_change_nothing(
             }
         )
         other.subscribe(["moving_steps"])  # takes partitions, does nothing, and gives them back
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while len(other.assignment()) < 2 and time.monotonic() < deadline:
             other.poll(0.1)
         assert len(other.assignment()) == 2
         other.close()
-    until(lambda: one.metric("otel_cost_kafka_rebalances") >= 7, 60)  # at first, and each time one away and one back
+    until(lambda: one.metric("otel_cost_kafka_rebalances") >= 7)  # at first, and each time one away and one back
     assert in_the_end(one, expected) == expected
     until(lambda: check_books(one.get("/metrics"), at_rest=True) == [])

@@ -36,7 +36,7 @@ TRACES, SPANS = 6, 10
 
 def asked(api: str, path: str) -> Any:
     request = urllib.request.Request(api + path, headers={"authorization": f"Bearer {OPERATOR}"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
 
 
@@ -60,7 +60,7 @@ def calls_in(bodies: list[bytes]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_two_workers_of_the_shipped_config_share_what_there_is(kafka: Kafka, tmp_path: Path) -> None:
     kafka.create(**dict.fromkeys(("otlp_spans", "otlp_logs", "otel-cost.steps", "otel-cost.dead-letter"), 4))
     started: list[subprocess.Popen[str]] = []
@@ -99,16 +99,16 @@ def test_two_workers_of_the_shipped_config_share_what_there_is(kafka: Kafka, tmp
             bodies = work(TRACES, SPANS)
             write(kafka.bootstrap, "otlp_spans", bodies)
             # Everybody's runs, whichever worker is asked, and each call once.
-            deadline, found = time.monotonic() + 120, list[int]()
+            deadline, found = time.monotonic() + 360, list[int]()
             while time.monotonic() < deadline and found != [calls_in(bodies)] * 2:
                 found = [calls(api) for api in apis]
                 time.sleep(0.5)
             assert found == [calls_in(bodies)] * 2
             assert asked(apis[0], "/v1/report?by=user") == asked(apis[1], "/v1/report?by=user")
             with pytest.raises(urllib.error.HTTPError, match="401"):
-                urllib.request.urlopen(apis[0] + "/v1/report", timeout=10)
+                urllib.request.urlopen(apis[0] + "/v1/report", timeout=60)
         finally:
             for process in started:
                 process.send_signal(signal.SIGTERM)
             for process in started:
-                process.wait(60)
+                process.wait(180)

@@ -65,7 +65,7 @@ class Worker:
         return self
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.api + path, timeout=20) as answer:
+        with urllib.request.urlopen(self.api + path, timeout=60) as answer:
             body = answer.read().decode()
         return json.loads(body) if answer.headers["Content-Type"].startswith("application/json") else body
 
@@ -78,7 +78,7 @@ class Worker:
     def stop(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(90)
+        return self.process.wait(180)
 
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -100,7 +100,7 @@ def write(brokers: str, topic: str, bodies: Iterable[bytes]) -> None:
             topic, body, _trace_of(body), on_delivery=lambda error, _: failed.append(error) if error else None
         )
         producer.poll(0)
-    assert producer.flush(60) == 0
+    assert producer.flush(240) == 0
     assert not failed
 
 
@@ -112,7 +112,7 @@ def _trace_of(body: bytes) -> bytes | None:
     return request.resource_spans[0].scope_spans[0].spans[0].trace_id
 
 
-def steady(read: Any, seconds: float = 90, still_s: float = 3.0) -> Any:
+def steady(read: Any, seconds: float = 300, still_s: float = 3.0) -> Any:
     """What `read` says once it has said the same for a while."""
     deadline, since, last = time.monotonic() + seconds, time.monotonic(), object()
     while time.monotonic() < deadline:
