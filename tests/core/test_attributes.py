@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
@@ -11,7 +13,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_cost.core.decode.otlp import decode_traces
-from otel_cost.core.model.attributes import Unread, ask, decode_value, plain_value
+from otel_cost.core.model.attributes import _SHAPES, PlainAttributes, Unread, ask, decode_value, plain_value
+
+if TYPE_CHECKING:
+    from otel_cost.core.model.attributes import Attributes
 
 _ASKED = ("gen_ai.request.model", "gen_ai.usage.input_tokens", "test.asked.before")
 ask(*_ASKED)
@@ -58,6 +63,51 @@ def test_every_attribute_reads_as_the_official_message_says(pairs: list[tuple[st
         assert isinstance(value, Unread) or value == wanted[key]
     assert attributes.get("test.absent") is None
     assert "test.absent" not in attributes
+
+
+@given(st.lists(_keys, max_size=8, unique=True), st.data())
+def test_spans_with_the_same_keys_have_one_shape_and_each_its_own_values(keys: list[str], data: st.DataObject) -> None:
+    told = [[(key, data.draw(_values)) for key in keys] for _ in range(3)]
+    spans = [_span(pairs) for pairs in told]
+    for number, span in enumerate(spans, 1):
+        span.span_id = number.to_bytes(8, "big")
+    read = [event.attributes for event in decode_traces(_request(*spans), "t", 1).events]
+    for attributes, pairs in zip(read, told, strict=True):
+        assert set(attributes.shape().keys) == set(attributes.told())
+        assert {key: attributes.get(key) for key in keys} == {key: plain_value(value) for key, value in pairs}
+    assert read[1].shape() is read[2].shape()  # the first one may have been asked for a key that is new
+
+
+def test_what_follows_from_keys_is_found_once_and_anew_for_a_key_that_is_asked_for_later() -> None:
+    pairs = [("gen_ai.request.model", AnyValue(string_value="m")), ("test.found.late", AnyValue(string_value="x"))]
+    looked: list[frozenset[str]] = []
+
+    def find(keys: frozenset[str]) -> bool:
+        looked.append(keys)
+        return "test.found.late" in keys
+
+    def attributes() -> Attributes:
+        (event,) = decode_traces(_request(_span(pairs)), "t", 1).events
+        return event.attributes
+
+    assert [attributes().shape().derived(find) for _ in range(3)] == [False] * 3
+    assert looked == [{"gen_ai.request.model"}]
+    ask("test.found.late")
+    assert [attributes().shape().derived(find) for _ in range(3)] == [True] * 3
+    assert looked[1:] == [{"gen_ai.request.model", "test.found.late"}]
+    plain = PlainAttributes({"gen_ai.request.model": "m", "test.found.late": 1})
+    assert plain.shape().keys == ("gen_ai.request.model", "test.found.late")
+
+
+@pytest.mark.parametrize("key", ["x" * 300, "n"])
+def test_sets_of_keys_that_senders_make_up_are_not_kept(key: str) -> None:
+    before = len(_SHAPES)
+    many = [(f"{key}{number}", AnyValue(int_value=1)) for number in range(1 if len(key) > 1 else 100)]
+    (event,) = decode_traces(
+        _request(_span([*many, ("gen_ai.request.model", AnyValue(string_value="m"))])), "t", 1
+    ).events
+    assert event.attributes.told() == {"gen_ai.request.model": "m"}
+    assert len(_SHAPES) == before
 
 
 @given(_scalars)

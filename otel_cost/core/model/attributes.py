@@ -3,18 +3,22 @@
 Two forms behind one interface: `RawAttributes` keeps the encoded `KeyValue`s and
 decodes only what is asked for (most spans are never asked for most of their
 keys), `PlainAttributes` wraps a mapping (JSON input, tests, hook payloads).
+
+All records that one place in a program sends have the same keys: which of them are
+wanted, and all else that follows from keys alone, is found once for their `Shape`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+T = TypeVar("T")
 Value = object  # str | bool | int | float | bytes | list | dict | None, as OTLP's AnyValue allows
 
 
@@ -30,9 +34,29 @@ class Attributes(Protocol):
         A value that nobody has looked at may be an `Unread`: `get` reads it. Not to be changed.
         """
 
+    def shape(self) -> Shape:
+        """Which keys were named to `ask` and are here; all records with the same ones share it."""
+
     def __contains__(self, key: object) -> bool: ...
 
     def __iter__(self) -> Iterator[str]: ...
+
+
+class Shape:
+    """Keys that records have in common, and what follows from that."""
+
+    __slots__ = ("_derived", "keys")
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self.keys = keys
+        self._derived: dict[Callable[[frozenset[str]], Any], Any] = {}
+
+    def derived(self, find: Callable[[frozenset[str]], T]) -> T:
+        """What `find` says of these keys, asked once; it is kept under the function, which should be one of few."""
+        found: T = self._derived.get(find, _NEW)
+        if found is _NEW:
+            found = self._derived[find] = find(frozenset(self.keys))
+        return found
 
 
 class PlainAttributes:
@@ -48,6 +72,9 @@ class PlainAttributes:
 
     def told(self) -> Mapping[str, Value]:
         return self._values
+
+    def shape(self) -> Shape:
+        return _shared_shape(tuple(self._values))
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
@@ -72,7 +99,9 @@ class RawAttributes:
     from being asked (`ask` tells it before).
     """
 
-    __slots__ = ("_encoded", "_values")
+    __slots__ = ("_encoded", "_shape", "_values")
+
+    _shape: Shape  # known once the values are
 
     def __init__(self, encoded: Mapping[str, bytes]) -> None:
         self._encoded = encoded
@@ -80,32 +109,40 @@ class RawAttributes:
 
     def told(self) -> dict[str, Value]:
         values = self._values
-        if values is not None:
-            return values
-        values = self._values = {}
-        encoded, learnt, texts_ = self._encoded, _LEARNT, _TEXTS
-        for key in encoded:
-            wanted = learnt.get(key)
-            if wanted is None:
-                wanted = _learn(key)
-            if wanted:
-                raw = encoded[key]
-                size = len(raw)
-                if 2 <= size < _ONE_BYTE:
-                    tag = raw[0]
-                    if tag == _STRING_TAG and raw[1] == size - 2:
-                        if size > _REPEATING:
-                            values[key] = raw[2:].decode()
-                            continue
-                        said = texts_.get(raw)
-                        if said is None:
-                            said = _remember(raw)
-                        values[key] = said
+        return self._read() if values is None else values
+
+    def shape(self) -> Shape:
+        if self._values is None:
+            self._read()
+        return self._shape
+
+    def _read(self) -> dict[str, Value]:
+        encoded, texts_ = self._encoded, _TEXTS
+        keys = tuple(encoded)
+        shape = _SHAPES.get(keys)
+        if shape is None:
+            shape = _look_through(keys)
+        values: dict[str, Value] = {}
+        for key in shape.keys:
+            raw = encoded[key]
+            size = len(raw)
+            if 2 <= size < _ONE_BYTE:
+                tag = raw[0]
+                if tag == _STRING_TAG and raw[1] == size - 2:
+                    if size > _REPEATING:
+                        values[key] = raw[2:].decode()
                         continue
-                    if tag == _INT_TAG and size <= _SHORT_INT:
-                        values[key] = decode_value(raw)
-                        continue
-                values[key] = Unread(raw) if size else None
+                    said = texts_.get(raw)
+                    if said is None:
+                        said = _remember(raw)
+                    values[key] = said
+                    continue
+                if tag == _INT_TAG and size <= _SHORT_INT:
+                    values[key] = decode_value(raw)
+                    continue
+            values[key] = Unread(raw) if size else None
+        self._shape = shape
+        self._values = values  # last: other threads may ask, too
         return values
 
     def get(self, key: str) -> Value:
@@ -145,14 +182,46 @@ _REPEATING: Final = 40  # bytes
 
 def ask(*keys: str, prefixes: Iterable[str] = ()) -> None:
     """Say which keys `told` is to tell; of `prefixes`, every key that begins with one of them."""
-    for key in keys:
-        if key not in _ASKED and len(_ASKED) < _MOST_ASKED:  # rules may name keys too; nobody names more than this
+    fresh = [key for key in keys if key not in _ASKED]
+    for key in fresh:
+        if len(_ASKED) < _MOST_ASKED:  # rules may name keys too; nobody names more than this
             _ASKED[key] = True
             _LEARNT[key] = True
     if prefixes:
         _PREFIXES.update(dict.fromkeys(prefixes))
         _LEARNT.clear()
         _LEARNT.update(_ASKED)
+    if fresh or prefixes:
+        _SHAPES.clear()
+        _BY_WANTED.clear()
+
+
+def _look_through(keys: tuple[str, ...]) -> Shape:
+    """The shape of a set of keys that is not known; senders choose keys, so few sets are kept, and no large ones."""
+    learnt = _LEARNT
+    wanted: list[str] = []
+    for key in keys:
+        is_wanted = learnt.get(key)
+        if is_wanted if is_wanted is not None else _learn(key):
+            wanted.append(key)
+    shape = _shared_shape(tuple(wanted))
+    if len(keys) <= _MOST_KEYS and max(map(len, keys), default=0) < _LONG_KEY:
+        if len(_SHAPES) >= _MOST_SHAPES:
+            _SHAPES.clear()
+        _SHAPES[keys] = shape
+    return shape
+
+
+def _shared_shape(keys: tuple[str, ...]) -> Shape:
+    """The one shape with these keys."""
+    shape = _BY_WANTED.get(keys)
+    if shape is None:
+        shape = Shape(keys)
+        if len(keys) <= _MOST_KEYS and max(map(len, keys), default=0) < _LONG_KEY:
+            if len(_BY_WANTED) >= _MOST_SHAPES:
+                _BY_WANTED.clear()
+            _BY_WANTED[keys] = shape
+    return shape
 
 
 def _learn(key: str) -> bool:
@@ -169,8 +238,12 @@ def _learn(key: str) -> bool:
 _ASKED: Final[dict[str, bool]] = {}
 _PREFIXES: Final[dict[str, None]] = {}
 _LEARNT: Final[dict[str, bool]] = {}
+_SHAPES: Final[dict[tuple[str, ...], Shape]] = {}  # by all keys of a record
+_BY_WANTED: Final[dict[tuple[str, ...], Shape]] = {}
 _MOST_ASKED: Final = 4096
 _MOST_LEARNT: Final = 16_384
+_MOST_SHAPES: Final = 4096
+_MOST_KEYS: Final = 64
 _LONG_KEY: Final = 256
 _NEW: Final[Any] = object()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from otel_cost.core.model.attributes import PlainAttributes
+from otel_cost.core.model.attributes import PlainAttributes, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,10 @@ class Resource:
 
     attributes: Attributes = field(default_factory=PlainAttributes)
     envelope: bytes = b""
+    service: str = field(init=False)  # `service.name`, which every span is asked for
+
+    def __post_init__(self) -> None:
+        self.service = text(self.attributes, "service.name") or ""
 
 
 @dataclass(slots=True, eq=False)

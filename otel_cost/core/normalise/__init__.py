@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from otel_cost.core.model.attributes import ask, text
+from otel_cost.core.model.attributes import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from otel_cost.core.model.event import LogEvent, MetricPoint, Resource, SpanEvent
+    from otel_cost.core.model.event import LogEvent, MetricPoint, SpanEvent
     from otel_cost.core.model.measure import Measure
     from otel_cost.core.model.step import Step
 
@@ -55,8 +54,8 @@ def register(dialect: Dialect) -> None:
     DIALECTS[dialect.name] = dialect
     _by_scope.cache_clear()
     _by_key.cache_clear()
-    _BY_KEYS.clear()
-    ask(prefixes=dialect.keys)
+    _named_reader.cache_clear()
+    ask(prefixes=dialect.keys)  # shapes that were found before are forgotten with it
 
 
 @lru_cache(maxsize=4096)
@@ -75,38 +74,33 @@ def _by_key(key: str) -> Dialect | None:
     return min(named, key=lambda dialect: dialect.rank, default=None)
 
 
-# Which dialect a set of keys gives away. Senders choose keys, so it is bounded.
-_BY_KEYS: dict[tuple[str, ...], Dialect | None] = {}
-_MOST_SETS = 8_192
-_UNSEEN = Dialect(name="")
+SpanReader = Callable[["SpanEvent"], "Step | None"]
 
 
-def _look_up(keys: tuple[str, ...]) -> Dialect | None:
-    if len(_BY_KEYS) >= _MOST_SETS:
-        _BY_KEYS.clear()
+@lru_cache(maxsize=4096)
+def _named_reader(scope: str, service: str) -> SpanReader | None:
+    """The dialect that a scope and a service name, where it reads spans."""
+    return next((dialect.span for dialect in _by_scope(scope, service) if dialect.span is not None), None)
+
+
+def _given_away(keys: frozenset[str]) -> SpanReader | None:
+    """The dialect that a set of keys gives away."""
     named = [found for key in keys if (found := _by_key(key)) is not None and found.span is not None]
-    best = _BY_KEYS[keys] = min(named, key=lambda dialect: (dialect.rank, dialect.name), default=None)
-    return best
+    best = min(named, key=lambda dialect: (dialect.rank, dialect.name), default=None)
+    return None if best is None else best.span
 
 
 def normalise_span(span: SpanEvent) -> Step | None:
     """The step a span tells of, or None for a span that is neither model, tool nor agent work."""
-    for dialect in _by_scope(span.scope.name, _service(span.resource)):
-        if dialect.span is not None:
-            return dialect.span(span)
-    told = span.attributes.told()
-    if not told:
-        return None
-    keys = tuple(told)
-    best = _BY_KEYS.get(keys, _UNSEEN)
-    if best is _UNSEEN:
-        best = _look_up(keys)
-    return None if best is None or best.span is None else best.span(span)
+    read = _named_reader(span.scope.name, span.resource.service)
+    if read is None:
+        read = span.attributes.shape().derived(_given_away)
+    return None if read is None else read(span)
 
 
 def normalise_log(log: LogEvent) -> Step | None:
     """The step a log record tells of, or None."""
-    for dialect in _by_scope(log.scope.name, _service(log.resource)):
+    for dialect in _by_scope(log.scope.name, log.resource.service):
         if dialect.log is not None:
             return dialect.log(log)
     found = _by_key(log.name) if log.name else None
@@ -115,15 +109,11 @@ def normalise_log(log: LogEvent) -> Step | None:
 
 def normalise_metric(point: MetricPoint) -> Measure | None:
     """What a data point counts, or None for what is no usage."""
-    for dialect in _by_scope(point.scope.name, _service(point.resource)):
+    for dialect in _by_scope(point.scope.name, point.resource.service):
         if dialect.metric is not None:
             return dialect.metric(point)
     found = _by_key(point.name)
     return None if found is None or found.metric is None else found.metric(point)
-
-
-def _service(resource: Resource) -> str:
-    return text(resource.attributes, "service.name") or ""
 
 
 for _module in pkgutil.iter_modules(__path__):

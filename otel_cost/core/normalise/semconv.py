@@ -195,17 +195,7 @@ class Shape:
 
 def shape_of(attributes: Attributes) -> Shape:
     """The shape of a record."""
-    keys = tuple(attributes.told())
-    found = _SHAPES.get(keys)
-    if found is None:
-        if len(_SHAPES) >= _MOST_SHAPES:
-            _SHAPES.clear()  # senders choose keys
-        found = _SHAPES[keys] = _new_shape(frozenset(keys))
-    return found
-
-
-_SHAPES: Final[dict[tuple[str, ...], Shape]] = {}
-_MOST_SHAPES: Final = 8192
+    return attributes.shape().derived(_new_shape)
 
 
 def _new_shape(keys: frozenset[str]) -> Shape:
