@@ -679,13 +679,16 @@ class Engine:
         for was, now in moves:
             for alert in self._watch.move(run, was, now, now_ns):
                 self._loops(run, _call_at(run, alert.at_span_id, changes), (alert,), now_ns)
+        together = self._counts and len(changes) > 1 and any(change.new is None for change in changes)
+        if together:
+            self._budgets(self.policy.put_together(run, changes, now_ns), now_ns)
         for change in changes:
-            self._changed(run, change, now_ns)
+            self._changed(run, change, now_ns, counted=together)
 
-    def _changed(self, run: Run, change: Change, now_ns: int) -> None:
+    def _changed(self, run: Run, change: Change, now_ns: int, *, counted: bool = False) -> None:
         if self._changed_since is not None:
             self._changed_since.append((run, change))
-        if self._counts:
+        if self._counts and not counted:
             self._budgets(self.policy.put(run, change, now_ns), now_ns)
         call = change.new
         if call is None:

