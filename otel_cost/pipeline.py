@@ -393,11 +393,9 @@ class Engine:
         """Take in the spans of a recorded run that are no steps, so that its steps find their places."""
         known = {(step.trace_id, step.span_id) for step in run.steps}
         for trace in run.traces.values():
-            for span, parent in trace.parents.items():
-                span_id = span.to_bytes(8, "big")
+            for span_id, parent_id in trace.parents.items():
                 if trace.id and (trace.id, span_id) not in known:
                     into = self.runs.take(run.tenant, trace.id, None, 0, now_ns)
-                    parent_id = parent.to_bytes(8, "big") if parent else b""
                     self.runs.spans += into.add_span(trace.id, span_id, parent_id, None)
 
     def retell_metered(self, run: Run, now_ns: int) -> None:

@@ -44,4 +44,4 @@ def _retell(run: Run, part: Run) -> None:
             run.add_step(step)
     for trace in part.traces.values():
         for span, parent in trace.parents.items():
-            run.add_span(trace.id, span.to_bytes(8, "big"), parent.to_bytes(8, "big") if parent else b"", None)
+            run.add_span(trace.id, span, parent, None)

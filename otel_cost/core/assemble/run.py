@@ -12,6 +12,7 @@ import copy
 import hashlib
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from otel_cost.core.assemble.join import Group, Voice, canonical, guess_key, join, may_be_one, speaker, voice
@@ -22,7 +23,7 @@ from otel_cost.core.model.step import NEAR, Step, near_hints
 from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Flag, Kind, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.outcome import Outcome
@@ -36,7 +37,7 @@ class Component:
     calls: list[Call] = field(default_factory=list)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, eq=False)
 class Change:
     """A call appeared (`old` None), went (`new` None) or says something else than before."""
 
@@ -66,6 +67,7 @@ class Run:
     joins: set[str] = field(default_factory=set)  # where its work ends up: `branch:…`, `commit:…`, `ticket:…`
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # what became of it, as far as told while it is open
     sender: str = ""  # names a run that is known by nothing but who sent its metrics
+    found_by: str | None = None  # the session by which `Runs` found it last
     absorbed_by: Run | None = None
     relabelled: bool = False  # its id or who it is for has changed since the engine last looked
     _who: dict[str, tuple[tuple[int, bytes], str]] = field(default_factory=dict)
@@ -178,17 +180,18 @@ class Run:
         A resend that tells more than its first copy still counts: the richer of
         two copies speaks, whichever came first, and a disagreement is flagged.
         """
-        trace = self.trace(trace_id)
-        key = int.from_bytes(span_id, "big")
-        fresh = trace.add_span(key, int.from_bytes(parent_id, "big"))
-        if not fresh:
+        trace = self.traces.get(trace_id)
+        if trace is None:
+            trace = self.trace(trace_id)
+        if not trace.parents.put(span_id, parent_id):
             if step is not None:
-                self._again(trace, key, step)
+                self._again(trace, span_id, step)
             return False
+        woken = trace.woken(span_id) if trace.waiting else ()
         if step is not None:
-            trace.steps[key] = step
+            trace.steps[span_id] = step
             self.add_step(step)
-        for waiting in trace.woken(key):
+        for waiting in woken:
             self._walk(waiting)
         return True
 
@@ -209,8 +212,9 @@ class Run:
         if step.parent_id:
             place = self._place[step] = self.trace(step.trace_id).walk(step)
             if kind is _TOOL:
-                self._note_loss(step)
-        self._cover(step, place)
+                self._note_loss(place)
+        if step.usage is not None:
+            self._cover(step, place)
         if self._lone:
             self._take_back(step, place)
         if step.rollup:
@@ -219,26 +223,26 @@ class Run:
             return
         if kind not in CALL_KINDS:
             return
-        component = self._component[step] = Component([step])
         related = self._related(step, place)
         if not related and not step.partial:
             # What `_settle` would come to, for the one record of a call that nearly every call is.
             name = self._names.get(step)
             if name is None:
                 name = self._names[step] = call_id(self.tenant, (step,))
-            component.calls.append(self._make(name, step, step.flags, (step,), place, None))
+            self._component[step] = Component([step], [self._make(name, step, step.flags, (step,), place, None)])
         else:
+            component = self._component[step] = Component([step])
             for other in related:
                 component = self._unite(component, self._component[other])
             self._settle(component)
         if self._metered and kind in MODEL_KINDS:
             self.bill_metrics()
 
-    def _again(self, trace: Trace, key: int, step: Step) -> None:
-        known = trace.steps.get(key)
+    def _again(self, trace: Trace, span_id: bytes, step: Step) -> None:
+        known = trace.steps.get(span_id)
         if known is None:  # the first copy told of no work
-            trace.steps[key] = step
             self.add_step(step)
+            trace.retold(span_id, step)
             return
         if _said(step) == _said(known):
             return
@@ -246,7 +250,9 @@ class Run:
             for name in ("usage", "basis", "problem", "failed", "response_model", "reported_nano", "terms", "ids"):
                 setattr(known, name, getattr(step, name))
         known.flags |= {Flag.CONFLICT}
-        self._cover(known, self.place(known))
+        trace.retold(span_id, known)
+        if known.usage is not None:
+            self._cover(known, self.place(known))
         if known.rollup:
             self._bill_again(known)
         elif known in self._component:
@@ -261,7 +267,8 @@ class Run:
             self._thread_again(step, before, place)
         if before is not None and place.agent is not None and place.same_as(before):
             # Nothing but how far up the tree is known.
-            self._cover(step, place)
+            if step.usage is not None:
+                self._cover(step, place)
             if self._lone:
                 self._take_back(step, place)
             return
@@ -271,8 +278,9 @@ class Run:
             if agent_was != agent_now and (agent_was, agent_now) not in self.moves[-1:]:
                 self.moves.append((agent_was, agent_now))
         if step.kind is _TOOL:
-            self._note_loss(step)
-        self._cover(step, place)
+            self._note_loss(place)
+        if step.usage is not None:
+            self._cover(step, place)
         if self._lone:
             self._take_back(step, place)
         component = self._component.get(step)
@@ -290,10 +298,10 @@ class Run:
         elif agent_was != agent_now or place.agent is not before.agent:
             self._reassign(component, step, place)
 
-    def _note_loss(self, step: Step) -> None:
+    def _note_loss(self, place: Place) -> None:
         """A tool inside a record that runs its tools itself: several requests, the last one's usage."""
-        above = self.place(step).parent
-        if step.kind is Kind.TOOL and above is not None and above.calls_tools and Flag.INCOMPLETE not in above.flags:
+        above = place.parent
+        if above is not None and above.calls_tools and Flag.INCOMPLETE not in above.flags:
             above.flags |= {Flag.INCOMPLETE}
             if above in self._component:
                 self._settle(self._component[above])
@@ -513,7 +521,7 @@ class Run:
         """The agent of a call; a hook knows it while an ancestor of the span is missing, and whose that one is."""
         key = self._agent_key(said, place)
         was = before.agent_key if before is not None else key
-        if key.startswith("span:"):
+        if (said.source is not _SPAN or len(steps) > 1) and key.startswith("span:"):
             hook = next((step for step in steps if step.source is Source.HOOK), None)
             if hook is not None:
                 was, key = key, self._agent_key(hook, self.place(hook))
@@ -529,7 +537,7 @@ class Run:
         if agent is not None:
             return self._threads.get(agent) or self._thread(agent)
         if place.missing:
-            return f"span:{place.missing:016x}"
+            return f"span:{place.missing.hex()}"
         return f"name:{step.agent}" if step.agent and not step.parent_id else ""
 
     # ---- roll-ups that are the only record --------------------------------
@@ -583,13 +591,13 @@ class Run:
 
     def _cover(self, step: Step, place: Place) -> None:
         """A step that tells usage, or stands elsewhere than before: what is above it sums it up."""
-        if step.usage is None or not (step.rollup or step.kind in MODEL_KINDS):
+        if not (step.rollup or step.kind in MODEL_KINDS):
             return
         if place.agents:
-            self._covers.update([above for above in place.agents if above is not step])
+            self._covers.update(place.agents)
         if place.missing:
             self._adrift[step] = None
-        else:
+        elif self._adrift:
             self._adrift.pop(step, None)
 
     def _covered(self) -> set[Step]:
@@ -732,7 +740,8 @@ class Run:
         self._hear(step)
         if step in other._place:
             self._place[step] = other._place[step]
-        self._cover(step, self.place(step))
+        if step.usage is not None:
+            self._cover(step, self.place(step))
         if step in other._names:
             self._names[step] = other._names[step]
         if step.rollup:
@@ -764,12 +773,13 @@ _FAILED = frozenset({Flag.FAILED})
 _TOLD_IN_PLACE = frozenset({Source.SPAN, Source.METRIC})
 _COUNTED_APART = frozenset({Source.SPAN, Source.LOG, Source.EVENT})
 _NOWHERE = Place()
+_NO_SPAN = bytes(8)
 _LATE_NS = 2_000_000_000  # a log record is written at the end of what it tells, or a flush later
 
 
 def _turn_of(agent: Step, place: Place) -> tuple[bytes, str]:
     """What turns of one agent have in common: who is above them, and its name."""
-    above = place.agent.span_id if place.agent is not None else place.missing.to_bytes(8, "big")
+    above = place.agent.span_id if place.agent is not None else place.missing or _NO_SPAN
     return above, agent.agent or agent.name
 
 
@@ -815,12 +825,21 @@ def _record(step: Step) -> bytes:
     return repr((where, step.start_ns, step.end_ns, step.ids, step.hints, usage, step.tool, step.failed)).encode()
 
 
-def call_id(tenant: str, steps: Iterable[Step]) -> str:
+def call_id(tenant: str, steps: Sequence[Step]) -> str:
     """Name of a call: a function of the first record that tells of it, the same on every replay."""
-    first = min(steps, key=canonical)
-    # Clients make up ids that are unique in their own session only.
-    named = f"{first.session}|{'|'.join(first.ids)}".encode() if first.ids else b""
-    told = first.trace_id + first.span_id if first.span_id else named
-    if not told:
+    first = steps[0] if len(steps) == 1 else min(steps, key=canonical)
+    if first.span_id:
+        told = first.trace_id + first.span_id
+    elif first.ids:  # clients make up ids that are unique in their own session only
+        told = f"{first.session}|{'|'.join(first.ids)}".encode()
+    else:
         told = _record(first)
-    return hashlib.blake2b(tenant.encode() + b"\0" + told, digest_size=12).hexdigest()
+    name = _begun(tenant).copy()
+    name.update(told)
+    return name.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _begun(tenant: str) -> hashlib.blake2b:
+    """The hash that every call id of a tenant begins with: a copy costs half of a new one."""
+    return hashlib.blake2b(tenant.encode() + b"\0", digest_size=12)

@@ -49,10 +49,7 @@ def freeze(run: Run) -> bytes:
         "sender": run.sender,
         "joins": sorted(run.joins),
         "shapes": run.shapes,
-        "traces": {
-            trace.id.hex(): array("Q", [word for pair in trace.parents.items() for word in pair]).tobytes()
-            for trace in run.traces.values()
-        },
+        "traces": {trace.id.hex(): trace.parents.words().tobytes() for trace in run.traces.values()},
         **_columns(run),
         "calls": [
             {
@@ -90,11 +87,13 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
         words = array("Q", packed)
         trace = run.trace(bytes.fromhex(trace_id))
         for span, parent in zip(words[::2], words[1::2], strict=True):
-            trace.add_span(span, parent)
+            trace.parents.put(span.to_bytes(8, "big"), parent.to_bytes(8, "big") if parent else b"")
     steps = [_step_back(said) for said in _rows(state)]
     for step in steps:
         if step.span_id:
-            run.trace(step.trace_id).steps.setdefault(int.from_bytes(step.span_id, "big"), step)
+            trace = run.trace(step.trace_id)
+            if step.span_id not in trace.steps:
+                trace.retold(step.span_id, step)
     for step in steps:
         run.add_step(step)
     run.finish()

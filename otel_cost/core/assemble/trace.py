@@ -22,10 +22,10 @@ _MAX_DEPTH: Final = 4096
 
 @dataclass(slots=True)
 class Place:
-    """What is above a step, as far as is known.
+    """What is above a step, as far as is known. Steps of one kind under one parent share it.
 
     `missing` is the span id at which the walk ended because that span has not
-    come; 0 when it ended at a root.
+    come; b"" when it ended at a root.
     """
 
     parent: Step | None = None  # nearest step of any kind
@@ -33,7 +33,7 @@ class Place:
     agent: Step | None = None  # nearest agent
     agents: tuple[Step, ...] = ()  # agents and workflows above, nearest first
     model: str | None = None  # nearest model named above, for leaves that name none
-    missing: int = 0
+    missing: bytes = b""
 
     def same_as(self, other: Place) -> bool:
         """The same steps above, wherever the walk ended."""
@@ -47,34 +47,50 @@ class Place:
 
 @dataclass(slots=True, eq=False)
 class Trace:
-    """One trace of a run. Span ids are integers here: eight bytes, big-endian."""
+    """One trace of a run, by span ids."""
 
     id: bytes
     parents: Parents = field(default_factory=Parents)
-    steps: dict[int, Step] = field(default_factory=dict)
-    waiting: dict[int, list[Step]] = field(default_factory=dict)
+    steps: dict[bytes, Step] = field(default_factory=dict)
+    waiting: dict[bytes, list[Step]] = field(default_factory=dict)
     calls: dict[str, Call] = field(default_factory=dict)
     wasted_nano: int | None = 0
+    _walked: dict[Kind, tuple[bytes, Place]] = field(default_factory=dict)  # the last walk of each kind, from where
+    _twisted: bool = False
 
-    def add_span(self, span_id: int, parent_id: int) -> bool:
-        """Take a span into the tree; False if it is there already."""
-        return self.parents.put(span_id, parent_id)
+    def woken(self, span_id: bytes) -> list[Step]:
+        """The steps whose walk had ended at this span, which has come; they are to walk again."""
+        found = self.waiting.pop(span_id, [])
+        if found:
+            self._walked.clear()
+        return found
 
-    def woken(self, span_id: int) -> list[Step]:
-        """The steps whose walk had ended at this span; they are to walk again."""
-        return self.waiting.pop(span_id, []) if self.waiting else []
+    def retold(self, span_id: bytes, step: Step) -> None:
+        """A span that is in the tree tells of other work than before, and so of other places below it."""
+        self.steps[span_id] = step
+        self._walked.clear()
+        # One that was sent with two parents may be found above itself: nobody else can do with what it finds.
+        self._twisted = self._twisted or self.parents.get(span_id) != step.parent_id
 
     def walk(self, step: Step) -> Place:
         """Look up from a step; it waits at the first span that has not come."""
+        # What was found from the same parent is as true now: what could change it, `woken` and `retold`, forgets it.
+        walked = self._walked.get(step.kind)
+        if walked is not None and walked[0] == step.parent_id:
+            place = walked[1]
+            if place.missing:
+                self.waiting[place.missing].append(step)
+            return place
         place = Place()
         agents: list[Step] = []
         steps, parents = self.steps, self.parents
         boundary = False
         sort = MODEL_KINDS if step.kind in MODEL_KINDS else {step.kind}
         walls = _WALLS.get(step.kind, frozenset())
-        node = int.from_bytes(step.parent_id, "big")
+        node = step.parent_id
         for _ in range(_MAX_DEPTH):
             if not node:
+                self._remember(step, place)
                 break
             above = steps.get(node)
             if above is not None and above is not step:
@@ -96,11 +112,16 @@ class Trace:
             if parent is None:
                 place.missing = node
                 self.waiting.setdefault(node, []).append(step)
+                self._remember(step, place)
                 break
             node = parent
         if agents:
             place.agents = tuple(agents)
         return place
+
+    def _remember(self, step: Step, place: Place) -> None:
+        if not self._twisted:
+            self._walked[step.kind] = (step.parent_id, place)
 
 
 # What stands between two records of the same sort and makes them two things.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from fractions import Fraction
 
 import pytest
@@ -265,24 +266,41 @@ def test_two_runs_that_become_one_count_like_one(left: list[Step | tuple[int, in
     assert told == {call_id: call.nano for call_id, call in first.calls.items()}
 
 
-@given(st.dictionaries(st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1)))
-def test_packed_parents_are_a_dictionary(told: dict[int, int]) -> None:
+@given(st.dictionaries(st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1)), st.integers(0, 300))
+def test_packed_parents_are_a_dictionary(some: dict[int, int], more: int) -> None:
+    told = {
+        sid(span): sid(parent) if parent else b"" for span, parent in (dict.fromkeys(range(1, more), 9) | some).items()
+    }
     parents = Parents()
-    for span, parent in told.items():
+    for number, (span, parent) in enumerate(told.items()):
+        assert parents.get(span) is None
         assert parents.put(span, parent)
-        assert not parents.put(span, parent + 1 & 2**64 - 1)
+        assert not parents.put(span, sid(5))
+        assert parents.get(span) == parent
+        assert parents.count == number + 1
     assert dict(parents.items()) == told
-    assert parents.count == len(told)
+    assert [word.to_bytes(8, "big") for word in parents.words()[::2]] == [span for span, _ in parents.items()]
     assert all(parents.get(span) == parent for span, parent in told.items())
 
 
-def test_packed_parents_take_at_most_64_bytes_a_span() -> None:
+def test_packed_parents_are_found_whole() -> None:
+    """Neither the end of one id and the beginning of the next, nor what is told of parents, is a span."""
     parents = Parents()
+    parents.put(bytes.fromhex("0000000000000001"), bytes.fromhex("00000000000000aa"))
+    parents.put(bytes.fromhex("0000000200000003"), b"")
+    for other in ("0000000100000002", "00000000000000aa", "0000000000000000"):
+        assert parents.get(bytes.fromhex(other)) is None
+        assert parents.put(bytes.fromhex(other), b"") is True
+
+
+def test_packed_parents_take_at_most_64_bytes_a_span() -> None:
     rng = random.Random(7)
-    for _ in range(100_000):
-        parents.put(rng.getrandbits(64) | 1, rng.getrandbits(64))
-    size = sum(column.itemsize * len(column) for column in (parents._keys, parents._values))
-    assert Fraction(size, parents.count) <= 64
+    for spans in (50, 127, 200, 100_000):
+        parents = Parents()
+        for _ in range(spans):
+            parents.put((rng.getrandbits(64) | 1).to_bytes(8, "big"), rng.randbytes(8))
+        columns = (parents._keys, parents._values) if spans > 127 else (parents._spans, parents._above)
+        assert Fraction(sum(map(sys.getsizeof, columns)), parents.count) <= 64
 
 
 @pytest.mark.parametrize("junk", [b"", b"not zlib"])
