@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.assemble.join import REPEATABLE, canonical
 from otel_cost.core.assemble.snapshot import freeze
+from otel_cost.core.assemble.tree import nodes
 from otel_cost.core.model.money import nano_to_text
-from otel_cost.core.model.run import ClosedRun, Later, Node, RouteLeg, RunSummary, TraceSummary
+from otel_cost.core.model.run import ClosedRun, Later, RouteLeg, RunSummary, TraceSummary
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Status
 from otel_cost.core.outcomes import judge, latest
 
@@ -17,7 +19,14 @@ if TYPE_CHECKING:
 
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.step import Step
+
+
+# Looking a member up on its class takes longer than most of what is done with it.
+_AGENT: Final = Kind.AGENT
+_TOOL: Final = Kind.TOOL
+_PLACE: Final = attrgetter("step.start_ns", "step.span_id", "id")
+_START: Final = attrgetter("start_ns")
+_END: Final = attrgetter("end_ns")
 
 
 def began_ns(run: Run) -> int:
@@ -27,27 +36,28 @@ def began_ns(run: Run) -> int:
 
 def total(calls: Iterable[Call]) -> int | None:
     """Sum of the priced calls, nano-USD; None if none is priced."""
-    known = [call.nano for call in calls if call.nano is not None]
+    known = [nano for call in calls if (nano := call.charge.nano) is not None]
     return sum(known) if known else None
 
 
 def in_order(calls: Iterable[Call]) -> list[Call]:
     """By start and span id, as the contract prints them."""
-    return sorted(calls, key=lambda call: (call.step.start_ns, call.step.span_id, call.id))
+    return sorted(calls, key=_PLACE)
 
 
 def summarise(run: Run) -> RunSummary:
     """A run as it stands now."""
-    calls = in_order(run.calls.values())
+    return _summary(run, in_order(run.calls.values()))
+
+
+def _summary(run: Run, calls: list[Call]) -> RunSummary:
     model_calls = [call for call in calls if call.kind in MODEL_KINDS]
     holes = [call for call in calls if call.is_hole]
     told = run.steps or [call.step for call in calls]  # metrics make calls and no steps
     agents: dict[str, None] = {}
-    for step in sorted((s for s in run.steps if s.kind is Kind.AGENT), key=canonical):
+    for step in sorted((s for s in run.steps if s.kind is _AGENT), key=canonical):
         agents.setdefault(step.agent or step.name)
-    for call in calls:
-        if call.agent:
-            agents.setdefault(call.agent)
+    agents |= dict.fromkeys(call.agent for call in calls if call.agent)
     nano, lost = total(calls), wasted(run)
     outcomes = latest(run.outcomes.values())
     judgement = judge(outcomes, nano, lost)
@@ -55,14 +65,14 @@ def summarise(run: Run) -> RunSummary:
         run_id=run.id,
         tenant=run.tenant,
         trace_ids=tuple(sorted(run.traces.keys() - {b""})),
-        start_ns=min((step.start_ns for step in told), default=0),
-        end_ns=max((step.end_ns for step in told), default=0),
+        start_ns=min(map(_START, told), default=0),
+        end_ns=max(map(_END, told), default=0),
         nano=nano,
         complete=not holes,
         unpriced_calls=sum(call.charge.status is not Status.PRICED for call in holes),
         llm_calls=len(model_calls),
-        tool_calls=sum(call.kind is Kind.TOOL for call in calls),
-        errors=sum(call.failed for call in calls),
+        tool_calls=[call.kind for call in calls].count(_TOOL),
+        errors=[call.failed for call in calls].count(True),
         agents=tuple(agents),
         session=min(run.sessions, default=None),
         who=run.who,
@@ -119,10 +129,13 @@ def route(calls: Iterable[Call]) -> tuple[RouteLeg, ...]:
     legs: dict[str, RouteLeg] = {}
     for call in calls:
         model = call.step.model or "unknown"
-        leg = legs.setdefault(model, RouteLeg(model, 0, None))
+        leg = legs.get(model)
+        if leg is None:
+            leg = legs[model] = RouteLeg(model, 0, None)
         leg.calls += 1
-        if call.nano is not None:
-            leg.nano = (leg.nano or 0) + call.nano
+        nano = call.charge.nano
+        if nano is not None:
+            leg.nano = (leg.nano or 0) + nano
     return tuple(legs.values())
 
 
@@ -130,9 +143,10 @@ def trace_summaries(run: Run) -> list[TraceSummary]:
     """One line for each trace that has calls, by its first call."""
     lines = []
     for trace in run.traces.values():
-        calls = list(trace.calls.values())
+        calls = trace.calls.values()
         if not calls or not trace.id:
             continue
+        kinds = [call.kind for call in calls]
         lines.append(
             (
                 min(call.step.start_ns for call in calls),
@@ -141,69 +155,22 @@ def trace_summaries(run: Run) -> list[TraceSummary]:
                     tenant=run.tenant,
                     trace_id=trace.id,
                     nano=total(calls),
-                    llm_calls=sum(call.kind in MODEL_KINDS for call in calls),
-                    tool_calls=sum(call.kind is Kind.TOOL for call in calls),
-                    errors=sum(call.failed for call in calls),
+                    llm_calls=sum(map(MODEL_KINDS.__contains__, kinds)),
+                    tool_calls=kinds.count(_TOOL),
+                    errors=[call.failed for call in calls].count(True),
                 ),
             )
         )
     return [line for _, line in sorted(lines, key=lambda pair: (pair[0], pair[1].trace_id))]
 
 
-def nodes(run: Run) -> list[Node]:
-    """The run's tree: every step once; a call's cost stands at the record that speaks for it."""
-    call_of = {
-        (step.trace_id, step.span_id): call for call in run.calls.values() for step in call.steps if step.span_id
-    }
-    by_ids = {step: call for call in run.calls.values() for step in call.steps if not step.span_id}
-    lines = []
-    for step in sorted(run.steps, key=canonical):
-        call = call_of.get((step.trace_id, step.span_id)) if step.span_id else by_ids.get(step)
-        speaks = call is not None and (
-            (call.step.trace_id, call.step.span_id) == (step.trace_id, step.span_id)
-            if step.span_id
-            else not call.step.span_id
-        )
-        parent = run.place(step).parent
-        status: Status | None = None
-        if call is not None:
-            status = call.charge.status if speaks else Status.DUPLICATE
-        elif step.rollup and step.usage is not None:
-            status = Status.ROLLUP
-        lines.append(
-            Node(
-                run_id=run.id,
-                tenant=run.tenant,
-                trace_id=step.trace_id,
-                span_id=step.span_id,
-                parent=parent.span_id if parent is not None else b"",
-                kind=step.kind,
-                name=_name(step),
-                agent=call.agent if call is not None else step.agent,
-                start_ns=step.start_ns,
-                end_ns=step.end_ns,
-                failed=call.failed if speaks and call is not None else step.failed,
-                call_id=call.id if call is not None and speaks else None,
-                self_nano=call.nano if call is not None and speaks else None,
-                status=status,
-                likeness=step.likeness or (call.step.likeness if call is not None else None),
-            )
-        )
-    return lines
-
-
-def _name(step: Step) -> str:
-    if step.kind in MODEL_KINDS:
-        return step.model or step.name
-    return step.name if step.kind is Kind.OTHER else step.tool or step.agent or step.model or step.name
-
-
 def close(run: Run) -> ClosedRun:
     """Everything to be written down about a run that is finished; of one that goes on: ask for `nodes` at once."""
+    calls = in_order(run.calls.values())
     return ClosedRun(
-        summary=summarise(run),
+        summary=_summary(run, calls),
         traces=trace_summaries(run),
-        calls=in_order(run.calls.values()),
+        calls=calls,
         steps=len(run.steps),
         nodes=Later(partial(nodes, run)),
         snapshot=Later(partial(freeze, run)),

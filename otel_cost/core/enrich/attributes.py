@@ -18,6 +18,7 @@ from otel_cost.core.enrich.keyvalue import (
     text_field,
     text_prefixes,
 )
+from otel_cost.core.model.charge import shares_of
 from otel_cost.core.model.effects import Signal
 from otel_cost.core.model.money import NANO_PER_USD, nano_to_float, nano_to_text
 
@@ -54,9 +55,9 @@ def call_attributes(call: Call, run_id: str, signal: Signal = Signal.TRACES) -> 
     amount = nano_to_text(nano).encode()
     fields = [status, book, run, _USD[tag], double_bytes(nano / NANO_PER_USD), _EXACT[tag][len(amount)], amount]
     parts: dict[str, int] = {}
-    for item in charge.items:
-        part = item.part
-        parts[part] = parts.get(part, 0) + item.nano
+    for tariff, _, share in shares_of(charge.items):
+        part = tariff.part
+        parts[part] = parts.get(part, 0) + share
     prefixes = _PART_USD[tag]
     for part, part_nano in parts.items():
         prefix = prefixes.get(part)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from otel_cost.core.model.vocabulary import Basis, Flag, Reason, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from otel_cost.core.model.money import Rate
     from otel_cost.core.model.usage import Usage
+
+
+class Tariff(NamedTuple):
+    """What lines of charges are reckoned by: few of them stand for all that is ever charged."""
+
+    unit: str
+    part: str
+    rate: Rate
+    source: str
+    valid_from: str | None
+
+
+Share = tuple[Tariff, int, int]  # by what, how much of it, nano-USD
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -35,6 +47,25 @@ class Item:
         return self.rate.usd * self.quantity
 
 
+class LazyItems(Sequence[Item]):
+    """Items that are made when somebody looks at them, and what they say without making them."""
+
+    __slots__ = ()
+
+    def shares(self) -> Sequence[Share]:
+        raise NotImplementedError
+
+
+def shares_of(items: tuple[Item, ...] | LazyItems) -> Sequence[Share]:
+    """What items say."""
+    if not isinstance(items, tuple):
+        return items.shares()
+    return [
+        (Tariff(item.unit, item.part, item.rate, item.source, item.valid_from), item.quantity, item.nano)
+        for item in items
+    ]
+
+
 @dataclass(slots=True)
 class Charge:
     """The price of one call, or the reason why there is none. `nano` is None unless `status` is priced.
@@ -45,7 +76,7 @@ class Charge:
     status: Status
     reason: Reason | None = None
     nano: int | None = None
-    items: Sequence[Item] = ()  # may be made on demand: most charges are only added up
+    items: tuple[Item, ...] | LazyItems = ()  # may be made on demand: most charges are only added up
     usage: Usage | None = None
     basis: Basis = Basis.UNKNOWN
     flags: frozenset[Flag] = frozenset()

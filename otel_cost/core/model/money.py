@@ -30,6 +30,10 @@ class Rate(NamedTuple):
         """The rate under a multiplier, exact."""
         return rate_of(Fraction(self.femto, self.per) * factor)
 
+    def of(self, quantity: int) -> Fraction | int:
+        """Femto-dollars of so many units, exact."""
+        return self.femto * quantity if self.per == 1 else Fraction(self.femto * quantity, self.per)
+
     @property
     def usd(self) -> Fraction:
         """USD per one unit, exact."""
@@ -50,8 +54,8 @@ def split_nano(total_nano: int, femto_parts: Sequence[Fraction | int]) -> list[i
     floors = [part // FEMTO_PER_NANO for part in femto_parts]
     left = total_nano - sum(floors)
     if left:
-        by_loss = sorted(range(len(floors)), key=lambda i: (floors[i] * FEMTO_PER_NANO - femto_parts[i], i))
-        for i in by_loss[:left]:
+        lost = [part - floor * FEMTO_PER_NANO for part, floor in zip(femto_parts, floors, strict=True)]
+        for i in sorted(range(len(floors)), key=lost.__getitem__, reverse=True)[:left]:  # stable
             floors[i] += 1
     return floors
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, overload
 
-from otel_cost.core.model.charge import Charge, Item
+from otel_cost.core.model.charge import Charge, Item, LazyItems
 from otel_cost.core.model.money import FEMTO_PER_NANO, Rate, split_nano
 from otel_cost.core.model.step import STANDARD_TERMS
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Flag, Kind, Reason, Source, Status
-from otel_cost.core.price.instants import instant_text
 from otel_cost.core.price.names import Found, Names
 from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack, has_media, nano_of
 from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model, mode_of, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from otel_cost.core.model.charge import Share
     from otel_cost.core.model.step import Step, Terms
     from otel_cost.core.price.plan import Band
     from otel_cost.core.price.table import Fee
@@ -380,27 +379,32 @@ _ESTIMATED: Final = frozenset({Flag.ESTIMATED})
 _REPORTED: Final = frozenset({Flag.REPORTED_COST})
 
 
-class Items(Sequence[Item]):
+class Items(LazyItems):
     """The items of a token charge, made when somebody looks: most charges are only added up."""
 
-    __slots__ = ("_band", "_made", "_nano", "_usage")
+    __slots__ = ("_band", "_nano", "_shares", "_usage")
 
     def __init__(self, band: Band, usage: Usage, nano: int) -> None:
         self._band = band
         self._usage = usage
         self._nano = nano
-        self._made: tuple[Item, ...] | None = None
+        self._shares: Sequence[Share] | None = None
 
     def _all(self) -> tuple[Item, ...]:
-        made = self._made
-        if made is None:
-            lines = self._band.lines(self._usage)
-            made = self._made = () if isinstance(lines, Reason) else items_of(lines, self._nano)
-        return made
+        return tuple(
+            Item(by.unit, by.part, quantity, by.rate, nano, by.source, by.valid_from)
+            for by, quantity, nano in self.shares()
+        )
+
+    def shares(self) -> Sequence[Share]:
+        shares = self._shares
+        if shares is None:
+            shares = self._shares = self._band.shares(self._usage, self._nano)
+        return shares
 
     def forget(self) -> None:
         """Nobody will look soon: they are made again when somebody does."""
-        self._made = None
+        self._shares = None
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -427,25 +431,9 @@ class Items(Sequence[Item]):
 
 def items_of(lines: Sequence[Line], nano: int) -> tuple[Item, ...]:
     """Lines as items whose rounded shares add up to the rounded whole."""
-    shares = split_nano(
-        nano,
-        [
-            line.rate.femto * line.quantity
-            if line.rate.per == 1
-            else Fraction(line.rate.femto * line.quantity, line.rate.per)
-            for line in lines
-        ],
-    )
+    shares = split_nano(nano, [line.rate.of(line.quantity) for line in lines])
     return tuple(
-        Item(
-            line.unit,
-            line.part,
-            line.quantity,
-            line.rate,
-            share,
-            line.source,
-            None if line.since <= BEGINNING else instant_text(line.since),
-        )
+        Item(line.unit, line.part, line.quantity, line.rate, share, line.source, line.tariff.valid_from)
         for line, share in zip(lines, shares, strict=True)
     )
 

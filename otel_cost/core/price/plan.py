@@ -13,13 +13,16 @@ from fractions import Fraction
 from math import lcm
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from otel_cost.core.model.money import FEMTO_PER_NANO, Rate
+from otel_cost.core.model.charge import Tariff
+from otel_cost.core.model.money import FEMTO_PER_NANO, Rate, split_nano
 from otel_cost.core.model.vocabulary import Reason
+from otel_cost.core.price.instants import instant_text
 from otel_cost.core.price.table import BEGINNING, END, UNITS, WEEK, Price, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from otel_cost.core.model.charge import Share
     from otel_cost.core.model.usage import Usage
     from otel_cost.core.price.table import Model, Multiplier, Since
 
@@ -41,6 +44,11 @@ class Line(NamedTuple):
     rate: Rate
     source: str
     since: int
+
+    @property
+    def tariff(self) -> Tariff:
+        since = None if self.since <= BEGINNING else instant_text(self.since)
+        return Tariff(self.unit, self.part, self.rate, self.source, since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +94,13 @@ class Band:
         "quotes",
         "request",
         "scale",
+        "tariffs",
         "two_ttls",
     )
 
     def __init__(self, quotes: Mapping[str, tuple[Rate, str, int]]) -> None:
         self.quotes = dict(quotes)
+        self.tariffs: dict[str, tuple[Tariff, Fraction | int]] = {}  # with femto-dollars of one unit, by key
         self.has_input = "input_mtok" in quotes
         self.has_output = "output_mtok" in quotes
         self.scale = lcm(*(rate.per for rate, _, _ in quotes.values())) if quotes else 1
@@ -146,6 +156,83 @@ class Band:
 
     def lines(self, usage: Usage) -> list[Line] | Reason:
         """What a call is charged for, part by part; `no_rate` where one of them is not on the list."""
+        parts = self.parts(usage)
+        if isinstance(parts, Reason):
+            return parts
+        lines = []
+        for key, quantity in parts:
+            found = self.find(key)
+            if found is None:
+                return Reason.NO_RATE
+            lines.append(Line(UNITS[key].name, UNITS[key].part, quantity, *found))
+        return lines
+
+    def shares(self, usage: Usage, nano: int) -> list[Share]:
+        """What the lines of a call say, with their shares of its rounded charge; nothing where there are no lines."""
+        parts = self.parts(usage)
+        if isinstance(parts, Reason):
+            return []
+        shares: list[Share] = []
+        exact, left = [], nano
+        for key, quantity in parts:
+            known = self.tariffs.get(key) or self._tariff(key)
+            if known is None:
+                return []
+            femto = known[1] * quantity
+            floor = femto // FEMTO_PER_NANO
+            exact.append(femto)
+            left -= floor
+            shares.append((known[0], quantity, floor))
+        if left:
+            nanos = split_nano(nano, exact)
+            shares = [(tariff, quantity, share) for (tariff, quantity, _), share in zip(shares, nanos, strict=True)]
+        return shares
+
+    def _tariff(self, key: str) -> tuple[Tariff, Fraction | int] | None:
+        found = self.find(key)
+        if found is None:
+            return None
+        tariff = Line(UNITS[key].name, UNITS[key].part, 0, *found).tariff
+        known = self.tariffs[key] = tariff, tariff.rate.of(1)
+        return known
+
+    def parts(self, usage: Usage) -> list[tuple[str, int]] | Reason:
+        """What of a call is charged apart, by its key in the book, and how much there is of each."""
+        parts = (
+            self._parts_with_media(usage) if has_media(usage) or usage.audio_cache_read else self._parts_of_text(usage)
+        )
+        if self.request and not isinstance(parts, Reason):
+            parts.append(("requests_kcount", 1))
+        return parts
+
+    def _parts_of_text(self, usage: Usage) -> list[tuple[str, int]] | Reason:
+        cache_read, cache_write = usage.cache_read or 0, usage.cache_write or 0
+        rest, answer, reasoning = usage.input - cache_read - cache_write, usage.output, usage.reasoning or 0
+        hour = usage.cache_write_1h or 0
+        if cache_read < 0 or not 0 <= hour <= cache_write or rest < 0:
+            return Reason.INCONSISTENT_USAGE
+        parts: list[tuple[str, int]] = []
+        if rest:
+            parts.append(("input_mtok", rest))
+        if cache_read:
+            parts.append(("cache_read_mtok", cache_read))
+        if cache_write > hour:
+            parts.append(("cache_write_mtok", cache_write - hour))
+        if hour:
+            parts.append(("cache_write_1h_mtok", hour))
+        if reasoning and (reasoning <= answer or self._own("output_reasoning_mtok")):
+            answer -= reasoning
+        else:
+            reasoning = 0
+        if answer < 0:
+            return Reason.INCONSISTENT_USAGE
+        if answer:
+            parts.append(("output_mtok", answer))
+        if reasoning:
+            parts.append(("output_reasoning_mtok", reasoning))
+        return parts
+
+    def _parts_with_media(self, usage: Usage) -> list[tuple[str, int]] | Reason:
         cache_read, cache_write = usage.cache_read or 0, usage.cache_write or 0
         hour = usage.cache_write_1h or 0
         audio, image, video = usage.audio_input or 0, usage.image_input or 0, usage.video_input or 0
@@ -179,8 +266,7 @@ class Band:
             reasoning = 0  # inside the sound or picture, at its rate
         if answer < 0:
             return Reason.INCONSISTENT_USAGE
-        lines: list[Line] = []
-        for key, quantity in (
+        parts = [
             ("input_mtok", rest),
             ("input_audio_mtok", audio_fresh),
             ("input_image_mtok", image),
@@ -193,15 +279,8 @@ class Band:
             ("output_reasoning_mtok", reasoning),
             ("output_audio_mtok", sound),
             ("output_image_mtok", picture),
-        ):
-            if quantity:
-                found = self.find(key)
-                if found is None:
-                    return Reason.NO_RATE
-                lines.append(Line(UNITS[key].name, UNITS[key].part, quantity, *found))
-        if self.request:
-            lines.append(Line("request", "fee", 1, *self.quotes["requests_kcount"]))
-        return lines
+        ]
+        return [part for part in parts if part[1]]
 
     def _own(self, key: str) -> bool:
         return key in self.quotes and self._whole(key) != self._whole(_PARENTS[key])

@@ -30,7 +30,6 @@ from otel_cost.edge.ledger.rows import (
     OUTCOMES,
     RATES,
     RUN_JOINS,
-    STEPS,
     TEXT,
     Numbers,
     alert_rows,
@@ -43,7 +42,6 @@ from otel_cost.edge.ledger.rows import (
     outcome_key_rows,
     outcome_rows,
     shape,
-    step_rows,
     uuid_of,
 )
 from otel_cost.edge.ledger.sql import SqlLedger, chosen, forgetting, waste
@@ -140,11 +138,12 @@ MIGRATIONS: Final = (
         summary VARCHAR, PRIMARY KEY (tenant, loop)
     );
     """,
+    "COMMENT ON TABLE steps IS 'trees of runs that closed before their snapshots told them'",
 )
 
 # The oldest schema whose code may still use a file of the newest one: migrations that only add tables and columns that
 # may be empty leave it where it is, so that a version can be taken back.
-READABLE_BY: Final = 3
+READABLE_BY: Final = 6  # snapshots of version 3
 
 _TYPES: Final = {TEXT: DataType.utf8(), INT: DataType.int64(), BLOB: DataType.binary(), BOOL: DataType.bool()}
 
@@ -406,7 +405,6 @@ class DuckDbLedger(SqlLedger):
         self._clear_before(runs, [row for shape_, keys in rows if shape_ is KEYS for row in keys])
         for shape_, some in rows:
             _load(self._db, shape_, some, "INSERT OR REPLACE")
-        _load(self._db, STEPS, step_rows(runs))
 
     def _clear_before(self, runs: Sequence[ClosedRun], key_rows: Sequence[Values]) -> None:
         """Take out what an earlier close of these runs wrote and this one does not say again.

@@ -35,7 +35,6 @@ from otel_cost.edge.ledger.rows import (
     RUN_JOINS,
     RUNS,
     SNAPSHOTS,
-    STEPS,
     TEXT,
     TRACES,
     Numbers,
@@ -48,7 +47,6 @@ from otel_cost.edge.ledger.rows import (
     join_rows,
     outcome_key_rows,
     outcome_rows,
-    step_rows,
     uuid_of,
 )
 from otel_cost.edge.ledger.sql import SPENDS, SqlLedger, chosen, forgetting, spend_of, waste
@@ -204,6 +202,7 @@ MIGRATIONS: Final = (
         rule TEXT COLLATE "C", summary TEXT COLLATE "C", PRIMARY KEY (tenant, loop)
     );
     """,
+    "COMMENT ON TABLE steps IS 'trees of runs that closed before their snapshots told them'",
 )
 
 # Of advisory locks in the database. Commits share the first; what takes rows out that others may rely on has it alone.
@@ -223,7 +222,7 @@ _CONNECT_S: Final = 5
 _NOT_NOW: Final = psycopg.Error
 
 _STAGED: Final = (
-    FACETS, RATES, CALLS, RUNS, KEYS, SNAPSHOTS, TRACES, STEPS, ALERTS, CORRECTIONS, OUTCOMES, OUTCOME_KEYS, RUN_JOINS,
+    FACETS, RATES, CALLS, RUNS, KEYS, SNAPSHOTS, TRACES, ALERTS, CORRECTIONS, OUTCOMES, OUTCOME_KEYS, RUN_JOINS,
 )  # fmt: skip
 _BY_NODE: Final = frozenset({"call_rows", "runs", "run_keys", "alerts"})
 _HEARD: Final = frozenset({"call_rows", "run_keys", "alerts"})  # what others are told of
@@ -485,7 +484,6 @@ class PostgresLedger(SqlLedger):
         self._clear_before(db, runs, [row for shape, keys in rows if shape is KEYS for row in keys])
         for shape, some in rows:
             _lay(db, shape, some, self._node)
-        _lay(db, STEPS, step_rows(runs))
 
     def _clear_before(self, db: Connection, runs: Sequence[ClosedRun], key_rows: Sequence[Values]) -> None:
         """Take out what an earlier close of these runs wrote and this one does not say again.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otel_cost.core.enrich.lines import rfc3339, trace_line, usd
 from otel_cost.core.enrich.records import alert_json, correction_json
+from otel_cost.core.model.charge import shares_of
 from otel_cost.core.model.money import Rate, exact_text, usd_to_nano
 from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.charge import Item
     from otel_cost.core.model.run import ClosedRun
     from otel_cost.edge.ledger import Batch, Row
 
@@ -76,11 +76,6 @@ RUNS: Final = shape(
 KEYS: Final = shape("run_keys", "tenant", "key", tenant=TEXT, key=TEXT, run_id=TEXT)
 SNAPSHOTS: Final = shape("snapshots", "tenant", "run_id", tenant=TEXT, run_id=TEXT, snapshot=BLOB)
 TRACES: Final = shape("traces", "tenant", "trace_id", tenant=TEXT, trace_id=TEXT, run_id=TEXT, nano=INT, line=TEXT)
-STEPS: Final = shape(
-    "steps", tenant=TEXT, run_id=TEXT, trace_id=BLOB, span_id=BLOB, parent=BLOB, kind=TEXT, name=TEXT,
-    agent=TEXT, start_ns=INT, end_ns=INT, failed=BOOL, call_id=TEXT, self_nano=INT, status=TEXT,
-    likeness=TEXT,
-)  # fmt: skip
 ALERTS: Final = shape(
     "alerts", "tenant", "id", id=TEXT, tenant=TEXT, run_id=TEXT, trace_id=BLOB, at_ns=INT, episode=TEXT, resolved=BOOL,
     wasted_nano=INT, span_ids=TEXT, onset=TEXT, line=TEXT,
@@ -156,7 +151,9 @@ def call_row(tenant: str, run_id: str, call: Call, facets: Numbers, rates: Numbe
                 usage.output, usage.reasoning,
             )
         ),
-        ",".join([f"{rates.number(_rate_key(item), _rate_row)}:{item.quantity}:{item.nano}" for item in items]),
+        ",".join(
+            [f"{rates.number(tariff, _rate_row)}:{quantity}:{share}" for tariff, quantity, share in shares_of(items)]
+        ),
     )  # fmt: skip
 
 
@@ -179,10 +176,6 @@ def _is_hole(kind: str, status: str, reason: str | None, flags: Iterable[str]) -
     if status == Status.PRICED or kind not in MODEL_KINDS:
         return Flag.INCOMPLETE in flags
     return reason != Reason.FAILED_CALL
-
-
-def _rate_key(item: Item) -> Values:
-    return item.unit, item.part, item.rate, item.source, item.valid_from
 
 
 def _rate_row(unit: str, part: str, rate: Rate, source: str, valid_from: str | None) -> Values:
@@ -297,19 +290,6 @@ def closed_rows(runs: Sequence[ClosedRun]) -> list[tuple[Shape, list[Values]]]:
     ]
 
 
-def step_rows(runs: Sequence[ClosedRun]) -> list[Values]:
-    """The trees of runs."""
-    return [
-        (
-            node.tenant, node.run_id, node.trace_id or None, node.span_id or None, node.parent or None,
-            node.kind, node.name, node.agent, node.start_ns, node.end_ns, node.failed,
-            node.call_id, node.self_nano, node.status, node.likeness,
-        )
-        for run in runs
-        for node in run.nodes()
-    ]  # fmt: skip
-
-
 def alert_rows(batch: Batch) -> list[Values]:
     """What was told."""
     return [
@@ -399,6 +379,6 @@ def fitting(name: str, value: Any) -> Any:  # noqa: ANN401  # of a column: only 
 
     OTLP's times go to the year 2554, ours to 2262: the last instant stands for what is later. A count is left out.
     """
-    if value is None or -MOST <= value <= MOST:
+    if not isinstance(value, int) or -MOST <= value <= MOST:
         return value
     return MOST if name.endswith("_ns") else None

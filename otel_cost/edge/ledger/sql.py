@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from otel_cost.core.assemble.snapshot import recorded_nodes
 from otel_cost.core.budget import Spend
 from otel_cost.core.detect._pace import Taken
 from otel_cost.core.drift import Ran, facts_of_line
@@ -19,8 +20,8 @@ from otel_cost.core.model.vocabulary import MODEL_KINDS
 from otel_cost.core.outcomes import judge, outcome_of, reaching
 from otel_cost.core.per_outcome import ROUTE, Part, Silent, cost_per_outcome
 from otel_cost.edge.ledger import ATTRIBUTE, checked_dimensions
-from otel_cost.edge.ledger.rows import MOST, WHO, hexed, open_run, told_call
-from otel_cost.edge.ledger.story import story, with_outcomes
+from otel_cost.edge.ledger.rows import MOST, WHO, fitting, hexed, open_run, told_call
+from otel_cost.edge.ledger.story import node_row, story, with_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -497,6 +498,12 @@ class SqlLedger:
         return [told_call(row, rates) for row in rows]
 
     def _nodes_of(self, tenant: str, run_id: str) -> list[Row]:
+        """The tree as the run's snapshot tells it, or as rows do that are older than such snapshots."""
+        found = self._rows("SELECT snapshot FROM snapshots WHERE tenant = ? AND run_id = ?", [tenant, run_id])
+        nodes = recorded_nodes(bytes(found[0][0]), run_id) if found else None
+        if nodes is not None:
+            nodes.sort(key=lambda node: (node.start_ns, not node.span_id, node.span_id))
+            return [{name: fitting(name, value) for name, value in node_row(node).items()} for node in nodes]
         names = (
             "span_id", "trace_id", "parent_id", "call_id", "kind", "name", "agent", "start_ns", "end_ns", "failed",
             "status", "self_nano", "likeness",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
+from otel_cost.core.assemble.run import Run
+from otel_cost.core.assemble.snapshot import freeze
+from otel_cost.core.assemble.tree import nodes
 from otel_cost.core.model.call import Call
 from otel_cost.core.model.charge import Charge, Item
 from otel_cost.core.model.finding import Alert
 from otel_cost.core.model.money import Rate
-from otel_cost.core.model.run import ClosedRun, Later, Node, RouteLeg, RunSummary, TraceSummary
+from otel_cost.core.model.run import ClosedRun, Later, RouteLeg, RunSummary, TraceSummary
 from otel_cost.core.model.step import Step
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import (
@@ -113,7 +116,7 @@ def a_run(
     run_id: str | None = None,
     tenant: str = "default",
     who: dict[str, str] | None = None,
-    snapshot: bytes = b"frozen",
+    snapshot: bytes | None = None,
     wasted_nano: int | None = 0,
     extra_keys: tuple[str, ...] = (),
 ) -> ClosedRun:
@@ -145,12 +148,7 @@ def a_run(
         wasted_nano=wasted_nano,
         model_route=tuple(legs.values()),
     )
-    nodes = []
-    for trace in traces:
-        mine = [call for call in calls if call.trace_id == trace]
-        root = span_of(f"agent{trace.hex()}")
-        nodes.append(_node(run_id, tenant, trace, root, b"", Kind.AGENT, "main", None))
-        nodes.extend(_node(run_id, tenant, trace, c.step.span_id, root, c.kind, c.step.name, c) for c in mine)
+    run = _as_engine_knows_it(tenant, calls)
     return ClosedRun(
         summary=summary,
         traces=[
@@ -166,32 +164,36 @@ def a_run(
             for trace in traces
         ],
         calls=calls,
-        steps=len(nodes),
-        nodes=Later(lambda: nodes),
-        snapshot=Later(lambda: snapshot),
+        steps=len(run.steps),
+        nodes=Later(lambda: nodes(run)),
+        snapshot=Later(lambda: freeze(run)) if snapshot is None else Later(lambda: snapshot),
         keys=(*(trace.hex() for trace in traces), *extra_keys),
     )
 
 
-def _node(
-    run_id: str, tenant: str, trace: bytes, span: bytes, parent: bytes, kind: Kind, name: str, call: Call | None
-) -> Node:
-    return Node(
-        run_id=run_id,
-        tenant=tenant,
-        trace_id=trace,
-        span_id=span,
-        parent=parent,
-        kind=kind,
-        name=name,
-        agent="main",
-        start_ns=call.step.start_ns if call else NOON_NS,
-        end_ns=call.step.end_ns if call else NOON_NS + 10**10,
-        failed=call.failed if call else False,
-        call_id=call.id if call else None,
-        self_nano=call.nano if call else None,
-        status=call.charge.status if call else None,
-    )
+def _as_engine_knows_it(tenant: str, calls: list[Call]) -> Run:
+    run = Run(tenant, lambda step: next(call.charge for call in calls if call.step is step), 0)
+    for trace_id in sorted({call.trace_id for call in calls}):
+        mine = [call for call in calls if call.trace_id == trace_id]
+        root = Step(
+            source=Source.SPAN,
+            dialect="semconv",
+            scope="test",
+            kind=Kind.AGENT,
+            tenant=tenant,
+            trace_id=trace_id,
+            span_id=span_of(f"agent{trace_id.hex()}"),
+            name="main",
+            agent="main",
+            start_ns=NOON_NS,
+            end_ns=NOON_NS + 10**10,
+        )
+        run.add_span(trace_id, root.span_id, b"", root)
+        for call in mine:
+            call.step.parent_id = root.span_id
+            run.add_span(trace_id, call.step.span_id, root.span_id, call.step)
+    run.calls = {call.id: call for call in calls}
+    return run
 
 
 def an_alert(

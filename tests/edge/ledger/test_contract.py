@@ -232,15 +232,16 @@ def test_a_run_that_is_still_open_shows_what_is_known(ledger: Ledger) -> None:
 
 
 def test_a_late_span_finds_its_run_and_the_second_close_is_the_truth(ledger: Ledger) -> None:
-    ledger.commit(batch_of(closed(a_call("a", nano=1), a_call("b", nano=10), extra_keys=("session:x",))), 1)
-    assert ledger.find_snapshot("default", "session:x") == b"frozen"
+    first = closed(a_call("a", nano=1), a_call("b", nano=10), extra_keys=("session:x",))
+    ledger.commit(batch_of(first), 1)
+    assert ledger.find_snapshot("default", "session:x") == first.closed[0].snapshot()
     assert ledger.find_snapshot("other", "session:x") is None
     # Woken: b turned out to be part of a, a late c came, and the conversation now names the run.
-    again = closed(a_call("a", nano=2), a_call("c", nano=100), run_id="x", extra_keys=("session:x",), snapshot=b"2")
+    again = closed(a_call("a", nano=2), a_call("c", nano=100), run_id="x", extra_keys=("session:x",))
     ledger.commit(batch_of(again), 2)
     assert nano_of(ledger.report()) == 102
     assert [run["run_id"] for run in ledger.runs()] == ["x"]
-    assert ledger.find_snapshot("default", RUN) == b"2"
+    assert ledger.find_snapshot("default", RUN) == again.closed[0].snapshot()
     story = ledger.run(RUN)
     assert story is not None
     assert len(story["calls"]) == 2  # type: ignore[arg-type]

@@ -11,6 +11,10 @@ import duckdb
 import ledger_cases as cases
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "assemble"))
+
+from test_snapshot import OF_VERSION_2
+
 from otel_cost.core.model.effects import Effects
 from otel_cost.edge.ledger import Batch
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
@@ -69,6 +73,29 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     reader = DuckDbLedger(path, read_only=True)
     assert reader.report()[0]["calls"] == 2
     reader.close()
+
+
+def test_the_tree_of_a_run_that_an_earlier_version_closed_is_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.duckdb"
+    ledger = DuckDbLedger(path)
+    call = cases.a_call("a", nano=5)
+    batch = Batch()
+    batch.add(Effects(closed=[cases.a_run([call], snapshot=OF_VERSION_2, run_id="r")]))
+    ledger.commit(batch, 3)
+    ledger.close()
+    with duckdb.connect(str(path)) as db:
+        db.execute(
+            "INSERT INTO steps VALUES"
+            " ('default', 'r', ?, ?, NULL, 'agent', 'main', 'main', 1, 2, false, NULL, NULL, NULL, NULL),"
+            " ('default', 'r', ?, ?, ?, 'inference', 'm', 'main', 1, 2, false, ?, 5, 'priced', NULL)",
+            [call.trace_id, b"root", call.trace_id, call.step.span_id, b"root", call.id],
+        )
+    ledger = DuckDbLedger(path)
+    told = ledger.run("r")
+    assert told is not None
+    (top,) = told["tree"]  # type: ignore[misc]
+    assert (top["name"], [below["call_id"] for below in top["children"]]) == ("main", [call.id])
+    ledger.close()
 
 
 def test_calls_of_before_the_crash_that_joined_another_are_gone_at_close(tmp_path: Path) -> None:
@@ -141,7 +168,7 @@ def test_writer_commits_in_its_own_time_and_finds_what_waits(tmp_path: Path) -> 
     ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
     committed: list[int] = []
     writer = LedgerWriter(ledger, seconds=3600, committed=lambda cursor, *_: committed.append(cursor))
-    run = cases.a_run([cases.a_call("a", nano=5)])
+    run = cases.a_run([cases.a_call("a", nano=5)], snapshot=b"frozen")
     writer.add(Effects(closed=[run]), 7)
     assert writer.find("default", run.keys[0]) == b"frozen"
     assert writer.find("other", run.keys[0]) is None

@@ -65,7 +65,6 @@ def batches(seed: int) -> Iterator[Batch]:
             tenant=tenant,
             who=said,
             wasted_nano=5 * number,
-            snapshot=f"frozen {number}".encode(),
             extra_keys=(f"session:s{number % 5}", f"response:r{number}"),
         )
         run_id = run.summary.run_id
