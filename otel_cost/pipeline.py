@@ -49,7 +49,7 @@ from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, K
 from otel_cost.core.normalise import normalise_log, normalise_metric, normalise_span
 from otel_cost.core.normalise._hook import hook_step
 from otel_cost.core.normalise._read import who_of
-from otel_cost.core.outcomes import Places, Reader, keys_of, reaching
+from otel_cost.core.outcomes import PLACES, Places, Reader, keys_of, reaching
 from otel_cost.core.policy import Policy
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         def find(self, tenant: str, key: str) -> bytes | None: ...
 
 
+_SLICE = 8  # spans that are read, or passed on, between two looks at hook calls: some 0.1 ms
 _MOST_BEHIND_NS = 600 * 10**9
 _MOST_OUTCOMES = 256  # of one open run
 _MOST_DECIDED = 4096  # spans that have made a rule decide something and have not left
@@ -129,8 +130,8 @@ class Engine:
         self.policy = Policy(rules)
         self.drift = Drift(rules.regressions)
         self._watch = Watch(rules.loops, self._exemptions, self._left)
-        self._reader = Reader(rules.outcomes)
         self._places = Places()
+        self._listen_for(Reader(rules.outcomes))
         self._tells = bool(self._identity.sources or rules.attributes)
         self._counts = bool(rules.budgets)
         self._effects = Effects()
@@ -167,27 +168,34 @@ class Engine:
             spans: list[SpanEvent] = events  # type: ignore[assignment]  # one request holds one signal
             steps: list[Step | None] = []
             runs: list[Run | None] = []
-            for span in spans:
+            ended: list[tuple[int, int, bytes, int]] = []  # of spans that are calls or tell what became of some work
+            for index, span in enumerate(spans):
                 step = self._step(span)
                 steps.append(step)
                 # A parent ends after its children: placed in this order, a call is placed and counted once.
                 waits = step is not None and step.kind in CALL_KINDS
                 runs.append(None if waits else self._take(span, step, now_ns))
-                yield
-            ended = [(span.end_ns, span.start_ns, span.span_id, index) for index, span in enumerate(spans)]
+                if waits or self._has_news(span):
+                    ended.append((span.end_ns, span.start_ns, span.span_id, index))
+                if index % _SLICE == _SLICE - 1:
+                    yield
             for *_, index in sorted(ended):
                 span, step = spans[index], steps[index]
-                if step is not None and step.kind in CALL_KINDS:
+                is_call = step is not None and step.kind in CALL_KINDS
+                if is_call:
                     runs[index] = self._take(span, step, now_ns)
-                self._apart(step, span, now_ns)
-                if (run := runs[index]) is not None:
+                    self._apart(step, span, now_ns)
+                run = runs[index]
+                if run is not None and self._has_news(span):
                     self._hear(span, run)
-                yield
-            for span, step, run in zip(spans, steps, runs, strict=True):
+                if is_call:  # where slices end depends on what was sent alone, not on rules
+                    yield
+            for index, (span, step, run) in enumerate(zip(spans, steps, runs, strict=True)):
                 if run is not None:
                     self._pass_on(span, run, step, now_ns)
                 self.fed += 1
-                yield
+                if index % _SLICE == _SLICE - 1:
+                    yield
         elif signal is Signal.METRICS:
             points: list[MetricPoint] = events  # type: ignore[assignment]
             for *_, index in sorted((point.time_ns, index) for index, point in enumerate(points)):
@@ -290,6 +298,19 @@ class Engine:
         for outcome in self._reader.read(event):
             self.learn(outcome)
 
+    def _listen_for(self, reader: Reader) -> None:
+        self._reader = reader
+        self._news = reader.keys | PLACES
+        self._asked_resource: Resource | None = None
+        self._resource_tells = False
+
+    def _has_news(self, span: SpanEvent) -> bool:
+        """Is there anything to `_hear` in a span? Nearly always not, which is to cost next to nothing."""
+        if span.resource is not self._asked_resource:
+            self._asked_resource = span.resource
+            self._resource_tells = self._reader.reads_resource or self._places.of_resource(span.resource) is not None
+        return self._resource_tells or bool(span.raw_events) or not self._news.isdisjoint(span.attributes.told())
+
     def _left(self, run: Run, call: Call) -> tuple[str, int] | None:
         return self.policy.left(run, call)  # of the rules that are in force when it is asked
 
@@ -355,7 +376,8 @@ class Engine:
         exemptions = Exemptions(rules.exceptions)
         exemptions.go_on_from(self._exemptions)
         self._exemptions, self._identity = exemptions, rules.identity
-        self._reader, self._counts = Reader(rules.outcomes), bool(rules.budgets)
+        self._counts = bool(rules.budgets)
+        self._listen_for(Reader(rules.outcomes))
         self._tells = bool(self._identity.sources or rules.attributes)
         self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
         rulings = {
@@ -523,7 +545,9 @@ class Engine:
     def _step(self, event: SpanEvent) -> Step | None:
         """What a span tells."""
         step = normalise_span(event)
-        if step is None and not event.parent_id:
+        if step is None:
+            if event.parent_id:
+                return None
             step = _bare_root(event)
         self._identify(step, event)
         return step
@@ -545,7 +569,8 @@ class Engine:
 
     def _pass_on(self, event: SpanEvent, run: Run, step: Step | None, now_ns: int) -> None:
         """A span goes on at once; roots and roll-ups, which say what is below them, wait."""
-        if not event.parent_id or (step is not None and (step.rollup or step.kind is Kind.AGENT)):
+        extra, call = b"", None
+        if not event.parent_id or (step is not None and (step.rollup or step.kind is _AGENT)):
             self._held.append(
                 Held(
                     now_ns + self.settings.settle_ns,
@@ -561,7 +586,6 @@ class Engine:
                 )
             )
             return
-        extra, call = b"", None
         if step is not None:
             run = run.current
             extra, call = self._extra(run, event.span_id, step)
@@ -569,7 +593,7 @@ class Engine:
                 extra += self._said_of(run, event.trace_id, event.span_id)
         self._effects.outgoing.append(
             Outgoing(
-                Signal.TRACES,
+                _TRACES,
                 self._position,
                 event.raw,
                 extra,
@@ -892,6 +916,8 @@ def _call_of(run: Run, step: Step) -> Call | None:
     return None
 
 
+_TRACES = Signal.TRACES  # looking a member up on its class takes longer than most of what is done with it
+_AGENT = Kind.AGENT
 _ROOT_KEYS = (b"session.id", b"conversation.id", b"user.id", b"user.email")
 
 

@@ -36,8 +36,8 @@ BRANCH: Final = ("vcs.ref.head.name",)
 COMMIT: Final = ("vcs.ref.head.revision",)
 TICKET: Final = ("otel_cost.ticket", "ticket.id", "issue.id", "vcs.change.id")
 _REPOSITORY: Final = ("vcs.repository.name", "vcs.repository.url.full")
-_PLACES: Final = frozenset((*BRANCH, *COMMIT, *TICKET))
-ask(*_PLACES)
+PLACES: Final = frozenset((*BRANCH, *COMMIT, *TICKET))
+ask(*PLACES)
 
 JOINS: Final = {
     "trace": "trace",
@@ -192,13 +192,18 @@ class Places:
 
     def of(self, event: SpanEvent | LogEvent) -> frozenset[str] | None:
         """The keys that a record gives its run; None: none."""
-        if event.resource is not self._resource:
-            self._resource = event.resource
-            said = self._of_resource = _said(event.resource.attributes)
-            self._keys = joins_of(said) if said else None
-        if _PLACES.isdisjoint(event.attributes.told()):
-            return self._keys
+        keys = self.of_resource(event.resource)
+        if PLACES.isdisjoint(event.attributes.told()):
+            return keys
         return joins_of(self._of_resource | _said(event.attributes))
+
+    def of_resource(self, resource: Resource) -> frozenset[str] | None:
+        """What a record gets from its resource alone."""
+        if resource is not self._resource:
+            self._resource = resource
+            said = self._of_resource = _said(resource.attributes)
+            self._keys = joins_of(said) if said else None
+        return self._keys
 
 
 def _said(attributes: Attributes) -> dict[str, str]:
@@ -251,23 +256,26 @@ def _ticket(said: str) -> tuple[str | None, str]:
 
 
 class Reader:
-    """What spans and log records say of outcomes, under the rules of kind `outcomes`; evaluations also without any."""
+    """What spans and log records say of outcomes, under the rules of kind `outcomes`; evaluations also without any.
+
+    `keys`: the attributes in which it may be; `reads_resource`: those of the resource, too.
+    """
 
     def __init__(self, rules: Sequence[OutcomeRule] = ()) -> None:
         self._rules = [rule for rule in rules if rule.origin != "github"]
         self._attributes = [rule for rule in self._rules if rule.origin == "attribute"]
         self._own = not any(rule.pattern == OWN_ATTRIBUTE for rule in self._attributes)
         self._events = {EVALUATION, *(rule.pattern for rule in self._rules if rule.origin == "event")}
-        self._keys = frozenset(
+        self.keys = frozenset(
             {_EVALUATED, OWN_ATTRIBUTE, *(rule.pattern for rule in self._rules if rule.origin == "attribute")}
         )
-        ask(*self._keys)
+        ask(*self.keys)
         self._names = tuple(name.encode() for name in self._events)
-        self._of_resource = any(rule.origin == "attribute" for rule in self._rules)
+        self.reads_resource = any(rule.origin == "attribute" for rule in self._rules)
 
     def read(self, event: SpanEvent | LogEvent) -> list[Outcome]:
         """News in one record; nearly always none, which costs a look at its keys."""
-        if not self._of_resource and self._keys.isdisjoint(event.attributes.told()) and not self._has_event(event):
+        if not self.reads_resource and self.keys.isdisjoint(event.attributes.told()) and not self._has_event(event):
             return []
         found: list[Outcome] = []
         at_ns = event.end_ns if isinstance(event, SpanEvent) else event.time_ns

@@ -123,6 +123,7 @@ def decode_traces(payload: bytes, tenant: str, received_ns: int) -> Decoded[Span
             if len(raw) > 2 * MAX_ITEMS and (excess := _excess(raw, "span", Span, ("attributes", "events", "links"))):
                 reject(excess)
                 continue
+            events = span.events
             code, message = 0, ""
             if span.HasField("status"):
                 status = span.status
@@ -145,7 +146,7 @@ def decode_traces(payload: bytes, tenant: str, received_ns: int) -> Decoded[Span
                     code,
                     message,
                     RawAttributes(span.attributes),
-                    tuple(span.events),
+                    tuple(events) if events else (),
                 )
             )
     return decoded
