@@ -25,7 +25,6 @@ from otel_cost.edge.ledger.rows import (
     CORRECTIONS,
     FACETS,
     INT,
-    KEYS,
     OUTCOME_KEYS,
     OUTCOMES,
     RATES,
@@ -180,6 +179,8 @@ class DuckDbLedger(SqlLedger):
         self._db = self._open()
         # Calls of open runs as they stand in the ledger: a closing run writes only what differs.
         self._written: dict[str, tuple[str, Call]] = {}  # call id → (run id, call)
+        # By open run, keys by which outcomes find it, as they stand in the ledger.
+        self._joined: dict[tuple[str, str], set[str]] = {}
         self._facets: dict[Values, int] = {}
         self._rates: dict[Values, int] = {}
         with self._reading() as db:
@@ -255,7 +256,7 @@ class DuckDbLedger(SqlLedger):
                 try:
                     self._commit(batch, cursor, offsets, trusting=True)
                 except duckdb.ConstraintException:
-                    # A call we took for new is there already: a resend that comes long after its run is forgotten.
+                    # A row we took for new is there already: a resend that comes long after its run is forgotten.
                     self._commit(batch, cursor, offsets, trusting=False)
             except _NOT_NOW as error:
                 raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
@@ -295,9 +296,10 @@ class DuckDbLedger(SqlLedger):
         self._db.begin()
         try:
             written = self._write_calls(batch, facets, rates, trusting=trusting)
-            self._write_closed(batch)
+            self._write_closed(batch, trusting=trusting)
             self._write_told(batch)
             self._write_outcomes(batch)
+            self._write_joins(batch, trusting=trusting)
             self._db.execute(
                 "INSERT OR REPLACE INTO progress SELECT 'journal', greatest(?, coalesce(max(value), 0))"
                 " FROM progress WHERE name = 'journal'",
@@ -350,6 +352,8 @@ class DuckDbLedger(SqlLedger):
         self._facets = {}  # some of them are gone; new calls write them again
         runs = {run for _, run in doomed}
         self._written = {call_id: word for call_id, word in self._written.items() if word[0] not in runs}
+        for name in doomed:
+            self._joined.pop(name, None)
         if doomed and self._path is not None:
             db.execute("CHECKPOINT")
         return len(doomed)
@@ -397,39 +401,35 @@ class DuckDbLedger(SqlLedger):
         _load(self._db, CALLS, fresh)
         return [(run_id, call) for _, run_id, call in calls.values()]
 
-    def _write_closed(self, batch: Batch) -> None:
+    def _write_closed(self, batch: Batch, *, trusting: bool) -> None:
         if not batch.closed:
             return
         runs = list(batch.closed.values())
-        rows = closed_rows(runs)
-        self._clear_before(runs, [row for shape_, keys in rows if shape_ is KEYS for row in keys])
-        for shape_, some in rows:
-            _load(self._db, shape_, some, "INSERT OR REPLACE")
+        stale: set[tuple[str, str]] = set()
+        rewritten: set[tuple[str, str]] = set()  # of them there may be rows already
+        for name, run in batch.closed.items():
+            known = {name, *_names(run)} & self._inherited
+            if known or not trusting:
+                rewritten.add(name)
+                stale |= known
+        if stale:
+            self._clear_before(runs, stale)
+        for shape_, rows in closed_rows(runs):
+            at = shape_.columns.index("run_id")
+            # To look whether there is a row the whole table is read: the more has been recorded, the longer it takes.
+            _load(self._db, shape_, [row for row in rows if (row[0], row[at]) in rewritten], "INSERT OR REPLACE")
+            _load(self._db, shape_, [row for row in rows if (row[0], row[at]) not in rewritten])
 
-    def _clear_before(self, runs: Sequence[ClosedRun], key_rows: Sequence[Values]) -> None:
-        """Take out what an earlier close of these runs wrote and this one does not say again.
+    def _clear_before(self, runs: Sequence[ClosedRun], stale: set[tuple[str, str]]) -> None:
+        """Take out what was written of these runs before, under whatever name, and they do not say again.
 
         A run's list of calls is the whole truth only where this process has
         seen the run from its beginning or has woken it; rows of any other run are never touched.
         """
         closing = {(run.summary.tenant, run.summary.run_id) for run in runs}
-        before: set[tuple[str, str]] = set()
-        if key_rows:
-            with _staged(self._db, KEYS, key_rows):
-                before.update(
-                    self._db.execute(
-                        "SELECT DISTINCT k.tenant, k.run_id FROM run_keys k JOIN staged s USING (tenant, key)"
-                    ).fetchall()
-                )
-        stale = (before | closing) & self._inherited
-        again = (before & closing) | stale
-        if not again:
-            return
         pair = shape("pairs", tenant=TEXT, run_id=TEXT)
-        with _staged(self._db, pair, sorted(again)):
+        with _staged(self._db, pair, sorted(stale)):
             self._db.execute("DELETE FROM steps WHERE (tenant, run_id) IN (SELECT tenant, run_id FROM staged)")
-        if not stale:
-            return
         with _staged(self._db, pair, sorted(stale)):
             lost = self._db.execute(
                 "SELECT c.id::VARCHAR FROM call_rows c JOIN facets f ON f.id = c.facet"
@@ -461,7 +461,18 @@ class DuckDbLedger(SqlLedger):
                     " at_ns = excluded.at_ns, line = excluded.line WHERE excluded.at_ns >= outcomes.at_ns"
                 )
             _load(self._db, OUTCOME_KEYS, outcome_key_rows(batch), "INSERT OR IGNORE")
-        _load(self._db, RUN_JOINS, join_rows(batch), "INSERT OR IGNORE")
+
+    def _write_joins(self, batch: Batch, *, trusting: bool) -> None:
+        fresh: list[Values] = []
+        again: list[Values] = []
+        for row in join_rows(batch):
+            tenant, key, run_id = row
+            if not trusting or (tenant, run_id) in self._inherited:
+                again.append(row)
+            elif key not in self._joined.get((tenant, run_id), ()):
+                fresh.append(row)
+        _load(self._db, RUN_JOINS, again, "INSERT OR IGNORE")
+        _load(self._db, RUN_JOINS, fresh)
 
     def _remember(self, batch: Batch, written: list[tuple[str, Call]]) -> None:
         for word in written:
@@ -471,8 +482,12 @@ class DuckDbLedger(SqlLedger):
                 call.charge.items.forget()
         for _, call_id in (key for key, word in batch.calls.items() if word is None):
             self._written.pop(call_id, None)
-        for key, run in batch.closed.items():
-            self._inherited.discard(key)
+        for tenant, key, run_id in batch.joins:
+            self._joined.setdefault((tenant, run_id), set()).add(key)
+        for name, run in batch.closed.items():
+            for known in (name, *_names(run)):
+                self._joined.pop(known, None)
+            self._inherited.discard(name)
             for call in run.calls:
                 self._written.pop(call.id, None)
 
@@ -530,6 +545,12 @@ def _array(name: str, values: list[Any], kind: str) -> Array:
         return Array(values, _TYPES[kind])
     except OverflowError:
         return Array([fitting(name, value) for value in values], _TYPES[kind])
+
+
+def _names(run: ClosedRun) -> Iterator[tuple[str, str]]:
+    """What a run may have been called: the smallest of its sessions, else of its traces; or its sender."""
+    for key in run.keys:
+        yield run.summary.tenant, key.removeprefix("session:")
 
 
 def _one(db: Connection, sql: str) -> int:

@@ -323,7 +323,7 @@ def outcome_key_rows(batch: Batch) -> list[Values]:
     return sorted({(one.tenant, key, one.id) for one in batch.outcomes.values() for key in one.keys})
 
 
-def join_rows(batch: Batch) -> list[Values]:
+def join_rows(batch: Batch) -> list[tuple[str, str, str]]:
     """By which keys outcomes find runs: what was said of open ones, and of closed ones their traces and sessions."""
     closed = {
         (tenant, key, run_id)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import ledger_cases as cases
@@ -17,9 +18,13 @@ from test_snapshot import OF_VERSION_2
 
 from otel_cost.core.model.effects import Effects
 from otel_cost.edge.ledger import Batch
+from otel_cost.edge.ledger import duckdb as duckdb_ledger
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.errors import UsageError
+
+if TYPE_CHECKING:
+    from otel_cost.core.model.call import Call
 
 
 def batch_of(*calls, run_id: str = "r") -> Batch:
@@ -179,4 +184,41 @@ def test_writer_commits_in_its_own_time_and_finds_what_waits(tmp_path: Path) -> 
     writer.add(Effects(calls=[("default", "r2", cases.a_call("b", trace="t2", nano=6))]), 8)
     assert writer.close()
     assert (ledger.cursor(), ledger.report()[0]["calls"]) == (8, 2)
+    ledger.close()
+
+
+def test_only_of_runs_that_were_written_before_it_is_looked_for_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look whether a row is there DuckDB reads the whole table, which grows with all that was ever recorded."""
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    verbs: list[str] = []
+    load = duckdb_ledger._load
+
+    def noted(db: object, shape: object, rows: list, verb: str = "INSERT") -> None:
+        verbs.extend([verb] if rows else [])
+        load(db, shape, rows, verb)
+
+    monkeypatch.setattr(duckdb_ledger, "_load", noted)
+
+    def close(*calls: Call, run_id: str) -> None:
+        batch = Batch()
+        told = [("default", run_id, call) for call in calls]
+        joins = [("default", run_id, f"trace:{cases.trace_of('t1').hex()}"), ("default", run_id, "session:s")]
+        batch.add(Effects(calls=told, joins=joins))
+        ledger.commit(batch, 1)
+        batch = Batch()
+        batch.add(Effects(closed=[cases.a_run([*calls], run_id=run_id, extra_keys=("session:s",))]))
+        ledger.commit(batch, 2)
+
+    close(cases.a_call("a", nano=5), run_id="s")
+    assert set(verbs) == {"INSERT"}
+    assert ledger.find_snapshot("default", "session:s")
+    close(cases.a_call("a", nano=5), cases.a_call("b", nano=6), run_id="s")
+    assert {"INSERT OR REPLACE", "INSERT OR IGNORE"} < set(verbs)
+    # Not woken, and there nevertheless: written anew as a whole.
+    close(cases.a_call("a", nano=5), cases.a_call("b", nano=7), run_id="s")
+    assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.000000012", 2)]
+    rows = {table: ledger._rows(f"SELECT count(*) FROM {table}") for table in ("runs", "run_keys", "run_joins")}
+    assert rows == {"runs": [(1,)], "run_keys": [(2,)], "run_joins": [(2,)]}
     ledger.close()
