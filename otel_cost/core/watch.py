@@ -24,7 +24,7 @@ from otel_cost.core.exemptions import Exemptions
 from otel_cost.core.library import Library
 from otel_cost.core.model.finding import Alert, Burnt
 from otel_cost.core.model.money import nano_to_text
-from otel_cost.core.model.vocabulary import CALL_KINDS, MODEL_KINDS, Category, Kind, Source
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Kind, Source
 from otel_cost.core.outcomes import judge, latest
 from otel_cost.core.rules.kind import Mode
 from otel_cost.core.rules.match import lookup
@@ -32,11 +32,18 @@ from otel_cost.core.rules.match import lookup
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from pydantic import BaseModel
+
     from otel_cost.core.assemble.run import Run
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.finding import Finding, Live
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.rules.kinds.loops import Loop
+
+    # A rule, and what is asked of its detector when a call is shown to it; `int` is the rule's place.
+    Seeing = tuple[
+        Loop, Callable[[Any, Observed, Any], Iterable[Finding]], BaseModel, int, Callable[[Any], bool] | None
+    ]
 
 # How much of one agent's history is kept for a re-reading; loops are far shorter.
 _HISTORY: Final = 400
@@ -44,6 +51,7 @@ _HISTORY: Final = 400
 _LOOKED_AT: Final = 32
 # A run's workflow may be told late, by its root: every eighth call it is looked for again.
 _LOOK_AGAIN: Final = 7
+_SORTS: Final = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +60,8 @@ class Agent:
 
     history: list[Observed] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
-    states: list[Any] = field(default_factory=list)  # one for each rule
+    states: list[Any] = field(default_factory=list)  # one for each rule; None until its detector has seen a call
+    busy: int = 0  # a bit for each rule whose detector sees every call for now
     fired: dict[tuple[str, bytes], int] = field(default_factory=dict)  # (rule, onset): said once as loud as that
 
 
@@ -87,14 +96,12 @@ class Watch:
         self._left = left
         self.library = Library()
         self._exemptions = exemptions or Exemptions(())
-        self._seeing = {
-            kind: [
-                (rule.detector.observe, place, rule.settings, rule)
-                for place, rule in enumerate(self._rules)
-                if kind in rule.detector.kinds
-            ]
-            for kind in (*CALL_KINDS, Kind.OTHER)
-        }
+        self._seeing: dict[tuple[Kind, int, int], list[Seeing]] = {}
+        self._busy_at_first = sum(
+            1 << place
+            for place, rule in enumerate(self._rules)
+            if rule.detector.busy is not None and rule.detector.busy(rule.detector.state())
+        )
         self._runs: dict[Run, Watched] = {}
 
     def use(self, rules: Sequence[Loop], exemptions: Exemptions, at_ns: int) -> Iterator[tuple[Run, Alert]]:
@@ -104,6 +111,7 @@ class Watch:
         """
         fresh = Watch(rules, exemptions)
         self._rules, self._seeing, self._exemptions = fresh._rules, fresh._seeing, exemptions
+        self._busy_at_first = fresh._busy_at_first
         names = {rule.name for rule in rules}
         for run, watched in self._runs.items():
             last_call = max(run.calls.values(), key=lambda call: call.step.start_ns, default=None)
@@ -117,7 +125,7 @@ class Watch:
                     ended = replace(alert, id=f"{alert.id}-resolved", state="resolved", at_ns=at_ns)
                     yield run, _told(watched, ended)
             for agent in watched.agents.values():
-                agent.memory, agent.states = Memory(), self._agent().states
+                self._forget_all(agent)
                 going: dict[tuple[str, bytes], tuple[Loop, Finding]] = {}
                 for observed in agent.history:
                     for rule, finding in self._findings(agent, observed):
@@ -151,9 +159,10 @@ class Watch:
             if known not in agent.history:
                 return ()
             seen = self._observed(watched, call)
-            if call.step.error_message is None and known.traits is not None:
+            if call.step.error_message is None:
                 # The content of its first record is gone, and the later one brings none: what was kept must do.
-                seen.traits, known.traits.failed = known.traits, True
+                seen.traits = traits_of(known)
+                seen.traits.failed = True
             agent.history[agent.history.index(known)] = watched.fed[call.id] = seen
             return self._read_anew(run, watched, agent, call, at_ns)
         observed = self._observed(watched, call)
@@ -234,7 +243,7 @@ class Watch:
             else:
                 _fired_too(mine, agent.fired)
                 mine.history = sorted([*mine.history, *agent.history], key=_when)
-                mine.memory, mine.states = Memory(), self._agent().states
+                self._forget_all(mine)
                 for observed in mine.history:
                     for rule, finding in self._findings(mine, observed):
                         _fired_too(mine, {(rule.name, finding.onset_span_id): _rank(rule, finding)})
@@ -290,7 +299,11 @@ class Watch:
         return found
 
     def _agent(self) -> Agent:
-        return Agent(states=[rule.detector.state() for rule in self._rules])
+        return Agent(states=[None] * len(self._rules), busy=self._busy_at_first)
+
+    def _forget_all(self, agent: Agent) -> None:
+        """But for its history, which is to be read anew."""
+        agent.memory, agent.states, agent.busy = Memory(), [None] * len(self._rules), self._busy_at_first
 
     def _observed(self, watched: Watched, call: Call) -> Observed:
         """A call as detectors see it; one that no span tells of (a hook's, a log record's) gets a name among them."""
@@ -308,13 +321,34 @@ class Watch:
         """What the detectors say of an agent's next call: mostly nothing."""
         if observed.judged is None:
             agent.memory.look(observed)
+        key = (observed.step.kind, observed.signs, agent.busy)
+        seeing = self._seeing.get(key)
+        if seeing is None:
+            seeing = self._who_sees(*key)
         found = []
         states = agent.states
-        for observe, place, settings, rule in self._seeing[observed.step.kind]:
-            told = observe(states[place], observed, settings)
+        for rule, observe, settings, place, busy in seeing:
+            state = states[place]
+            if state is None:
+                state = states[place] = rule.detector.state()
+            told = observe(state, observed, settings)
             if told:
                 found += [(rule, finding) for finding in told]
+            if busy is not None and bool(busy(state)) != agent.busy >> place & 1:
+                agent.busy ^= 1 << place
         return found
+
+    def _who_sees(self, kind: Kind, signs: int, busy: int) -> list[Seeing]:
+        """The detectors that are to see a call; few sorts of calls make up nearly all."""
+        seeing = [
+            (rule, rule.detector.observe, rule.settings, place, rule.detector.busy)
+            for place, rule in enumerate(self._rules)
+            if kind in rule.detector.kinds and (rule.detector.wakes & signs or busy >> place & 1)
+        ]
+        if len(self._seeing) >= _SORTS:
+            self._seeing.clear()
+        self._seeing[kind, signs, busy] = seeing
+        return seeing
 
     def _observe(
         self, run: Run, watched: Watched, agent: Agent, observed: Observed, call: Call, at_ns: int
@@ -365,7 +399,7 @@ class Watch:
             yield _told(watched, alert)
 
     def _read_anew(self, run: Run, watched: Watched, agent: Agent, call: Call, at_ns: int) -> Iterator[Alert]:
-        agent.memory, agent.states = Memory(), self._agent().states
+        self._forget_all(agent)
         for observed in list(agent.history):
             for alert in self._observe(run, watched, agent, observed, call, at_ns):
                 if alert.state == "firing":

@@ -13,6 +13,7 @@ import pkgutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from otel_cost.core.detect._signs import EVERY
 from otel_cost.core.model.vocabulary import CALL_KINDS, Kind
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Observed:
     epoch: int = 0  # successful writes that brought something new, before it
     repeats: Sequence[Repeats] = ()  # tool calls that are known by now, each once, and what they repeat
     echo: bool = False  # one of them had a result that some earlier call had
+    number: int = 0  # tool calls so far, this one included
+    signs: int = EVERY  # what it has that wakes detectors (`_signs`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,9 @@ class Detector(Generic[S]):
     firing finding per episode, another one if it has become louder, and its closing (`state="resolved"`)
     with the episode's total when the episode has ended. Nearly every call means nothing to
     nearly every detector: `observe` looks at what concerns it and returns `()` for the rest.
+
+    Better still, it is not asked: while `busy` says nothing else of its state, a detector sees only those calls that
+    bear one of the signs in `wakes`. To leave the others out must change nothing that it will ever say.
     """
 
     name: str
@@ -72,6 +78,8 @@ class Detector(Generic[S]):
     state: Callable[[], S]
     observe: Callable[[S, Observed, Any], Iterable[Finding]]
     kinds: frozenset[Kind] = CALL_KINDS
+    wakes: int = EVERY  # signs
+    busy: Callable[[S], bool] | None = None  # None: never
     recorded: bool = False  # sees the same in calls as the ledger keeps them: it needs no arguments, results, messages
 
 

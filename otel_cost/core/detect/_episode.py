@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final
 from pydantic import BaseModel, ConfigDict
 
 from otel_cost.core.model.finding import Burnt, Finding
-from otel_cost.core.model.vocabulary import Kind, Severity
+from otel_cost.core.model.vocabulary import Severity
 
 if TYPE_CHECKING:
-    from otel_cost.core.detect import Observed
     from otel_cost.core.detect._traits import Traits
 
 # A tool call further back than this has nothing to do with the present one.
@@ -39,32 +38,6 @@ class Settings(BaseModel):
     """What a rule may set under `with:`; a key that a detector does not know is a mistake."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-@dataclass(slots=True)
-class Turns:
-    """What a turn costs [nano-USD]: the model calls that led to a tool call, plus the tool's own price.
-
-    Tools mostly have no price; what a repeated tool call costs is the model
-    calls around it. Of tools called side by side the first carries the turn's model
-    cost. None where a model call has no known price, or none was seen at all.
-    """
-
-    pending: int | None = None
-    begun: bool = False
-
-    def add(self, seen: Observed) -> int | None:
-        """Take a call in; of a tool call, the cost of the turn that it ends."""
-        if seen.step.kind is not Kind.TOOL:
-            nano = 0 if seen.nano is None and seen.failed else seen.nano  # a failed call is not billed
-            if not self.begun:
-                self.begun, self.pending = True, 0
-            self.pending = None if nano is None or self.pending is None else self.pending + nano
-            return None
-        cost = self.pending
-        if self.begun:
-            self.pending = 0
-        return cost if seen.nano is None else None if cost is None else cost + seen.nano
 
 
 @dataclass(slots=True)

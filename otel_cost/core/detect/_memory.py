@@ -11,11 +11,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from otel_cost.core.detect._episode import WINDOW, Turns
+from otel_cost.core.detect._episode import COMPACTED, WINDOW
 from otel_cost.core.detect._shape import keyed
+from otel_cost.core.detect._signs import CHANTS, ECHO, EVERY, FAILED, FAULT, HANDS_OVER, MODEL, ORDERS, SHRUNK, USUAL
 from otel_cost.core.detect._traits import traits_of
-from otel_cost.core.detect._verbs import delegates
-from otel_cost.core.model.vocabulary import Kind
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from otel_cost.core.detect import Observed
     from otel_cost.core.detect._traits import Traits
 
+_TOOL: Final = Kind.TOOL
 _ROUGH: Final = 8  # tokens
 _EMPTY: Final = b"empty"
 _TELLING: Final = 3  # tokens
@@ -62,9 +63,16 @@ class Repeats(NamedTuple):
 
 @dataclass(slots=True)
 class Memory:
-    """The last calls of one agent. One is shared by all detectors."""
+    """The last calls of one agent. One is shared by all detectors.
 
-    turns: Turns = field(default_factory=Turns)
+    A turn costs [nano-USD] the model calls that led to a tool call, plus the tool's own price. Tools mostly have no
+    price; what a repeated tool call costs is the model calls around it. Of tools called side by side the first
+    carries the turn's model cost. None where a model call has no known price, or none was seen at all.
+    """
+
+    pending: int | None = None  # cost of the turn that is not over
+    begun: bool = False  # a model call was seen
+    tools: int = 0  # tool calls so far
     past: deque[Past] = field(default_factory=lambda: deque(maxlen=WINDOW - 1))
     outcomes: dict[bytes, int] = field(default_factory=dict)  # of `past`: how many have it
     calls: int = 0
@@ -77,38 +85,76 @@ class Memory:
 
     def look(self, seen: Observed) -> None:
         """Take a call in; tell in `seen` what its turn cost and which tool calls are known by now."""
-        step = seen.step
-        seen.cost = self.turns.add(seen)
         seen.repeats, seen.echo, seen.epoch = (), False, self.epoch
-        if step.kind is Kind.TOOL:
+        if seen.step.kind is _TOOL:
+            self._tool(seen)
+        else:
+            self._model(seen)
+        if seen.echo:
+            seen.signs |= ECHO
+        if seen.pace is not None and seen.pace.usual is not None:
+            seen.signs |= USUAL
+
+    def _tool(self, seen: Observed) -> None:
+        step, cost = seen.step, self.pending
+        if self.begun:
+            self.pending = 0
+        seen.cost = cost if seen.nano is None else None if cost is None else cost + seen.nano
+        self.tools += 1
+        seen.number = self.tools
+        traits = traits_of(seen)
+        signs = seen.signs = EVERY | traits.signs
+        if traits.failed:
+            seen.signs |= FAILED | FAULT if traits.infrastructure else FAILED
+        if signs & HANDS_OVER and not signs & ORDERS:
+            return  # "transferred to B" is no result
+        outcome = traits.outcome
+        if traits.infrastructure and traits.failed:
+            outcome = b"on the way %d" % self.calls  # the same fault is no result; `retry_storm` counts it
+        if outcome is None and traits.size is not None:
+            outcome = keyed(f"{step.tool}\0{traits.size}")
+        if outcome is None and self.tells and traits.call is not None:
+            outcome = _EMPTY
+        self.turn += 1
+        call, sizes = traits.call, None
+        if call is not None:
+            self.asks = True
+        elif outcome is not None and traits.size is not None and not self.asks and self.tokens is not None:
+            call, sizes, outcome = self._without_arguments(traits, outcome, self.tokens[1])
+        if outcome is None:
+            if len(self.unknown) < WINDOW:
+                self.unknown.append(seen)
+            return
+        self.tells = True
+        repeats = self._repeats(seen, traits, call, outcome, step.span_id, sizes)
+        seen.repeats, seen.echo = (repeats,), repeats.echo
+
+    def _model(self, seen: Observed) -> None:
+        """Or what else is no tool."""
+        step, nano, signs = seen.step, seen.nano, EVERY
+        if nano is None and seen.failed:
+            nano = 0  # a failed call is not billed
+        before = self.pending if self.begun else 0
+        self.begun, self.pending = True, None if nano is None or before is None else before + nano
+        seen.cost, seen.number = None, self.tools
+        if step.kind in MODEL_KINDS:
+            signs |= MODEL
+        # Of a call that went well there are no traits but those of its text.
+        if seen.failed or seen.traits is not None or step.output_text is not None:
             traits = traits_of(seen)
-            if traits.instruction is None and delegates(step.tool or ""):
-                return  # "transferred to B" is no result
-            outcome = traits.outcome
-            if traits.infrastructure and traits.failed:
-                outcome = b"on the way %d" % self.calls  # the same fault is no result; `retry_storm` counts it
-            if outcome is None and traits.size is not None:
-                outcome = keyed(f"{step.tool}\0{traits.size}")
-            if outcome is None and self.tells and traits.call is not None:
-                outcome = _EMPTY
-            self.turn += 1
-            call, sizes = traits.call, None
-            if call is not None:
-                self.asks = True
-            elif outcome is not None and traits.size is not None and not self.asks and self.tokens is not None:
-                call, sizes, outcome = self._without_arguments(traits, outcome, self.tokens[1])
-            if outcome is None:
-                if len(self.unknown) < WINDOW:
-                    self.unknown.append(seen)
-                return
-            self.tells = True
-            seen.repeats = (self._repeats(seen, traits, call, outcome, step.span_id, sizes),)
-            seen.echo = seen.repeats[0].echo
-        elif step.usage is not None:
+            if traits.failed:
+                signs |= FAILED | FAULT if traits.infrastructure else FAILED
+            if traits.chant > 1:
+                signs |= CHANTS
+        usage = step.usage
+        if usage is not None:
             if self.unknown:
-                seen.repeats = self._guess(step.usage.input, step.span_id)
-                seen.echo = any(repeats.echo for repeats in seen.repeats)
-            self.tokens, self.turn = (step.usage.input, step.usage.output), 0
+                seen.repeats = known = self._guess(usage.input, step.span_id)
+                seen.echo = known[0].echo if len(known) == 1 else any(repeats.echo for repeats in known)
+            if usage.input < COMPACTED * (0 if self.tokens is None else self.tokens[0]):
+                signs |= SHRUNK
+            self.tokens, self.turn = (usage.input, usage.output), 0
+        seen.signs = signs
 
     def _without_arguments(self, traits: Traits, outcome: bytes, said: int) -> tuple[int, tuple[int, int], bytes]:
         """Where results are told and arguments are not, what the model wrote for a call stands for them."""

@@ -20,8 +20,9 @@ from otel_cost.core.detect._shape import (
     result_shape,
     value_of,
 )
+from otel_cost.core.detect._signs import HANDS_OVER, ORDERS, READ, WHOLE, WRITE
 from otel_cost.core.detect._sketch import Sketch, sample
-from otel_cost.core.detect._verbs import command_verb, verb_of, writes_whole
+from otel_cost.core.detect._verbs import command_verb, delegates, verb_of, writes_whole
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class Asked:
     """What a tool call asks for."""
 
-    __slots__ = ("call", "instruction", "named", "sketch", "target", "verb", "whole")
+    __slots__ = ("call", "instruction", "named", "signs", "sketch", "target", "verb", "whole")
 
     call: int | None
     named: tuple[tuple[str, int], ...]
@@ -41,14 +42,25 @@ class Asked:
     target: int | None
     verb: str
     whole: bool
+    signs: int
 
     def __init__(self, tool: str, arguments: str | None) -> None:
         self.call = self.sketch = self.instruction = self.target = None
         self.named = ()
         self.verb = verb_of(tool)
         self.whole = self.verb == "write" and writes_whole(tool)
-        if arguments is None:
-            return
+        if arguments is not None:
+            self._read_all(tool, arguments)
+        signs = WHOLE if self.whole else 0
+        if self.verb == "write":
+            signs |= WRITE
+        elif self.verb == "read" and self.call is not None:
+            signs |= READ
+        if self.instruction is not None:
+            signs |= ORDERS
+        self.signs = signs | HANDS_OVER if delegates(tool) else signs
+
+    def _read_all(self, tool: str, arguments: str) -> None:
         value = value_of(arguments)
         self.call = identity(tool, value)
         self.sketch = Sketch(value)
@@ -156,6 +168,7 @@ class Traits:
         "nothing",
         "outcome",
         "refused",
+        "signs",
         "size",
         "sketch",
         "target",
@@ -183,14 +196,20 @@ class Traits:
     whole: bool  # writes its target as a whole
     size: int | None  # of the result, in characters (or the sender's unit)
     chant: int  # how often the text of a model call repeats its own ending
+    signs: int  # of a tool call, but for whether it went well
 
     def __init__(self, step: Step, failed: bool) -> None:
-        self.size, self.chant = None, 0
+        self.size, self.chant, self.signs = None, 0, 0
         if step.kind is Kind.TOOL:
             asked = _asked(step)
             told = _told(step, failed, asked)
             result = step.result
             self.size = step.result_size if result is None else len(result)
+            self.signs = asked.signs
+            if told.outcome is None:
+                self.signs &= ~READ
+            if not step.tool:  # it has a name, which is no tool's
+                self.signs &= ~HANDS_OVER
         else:
             asked, told = _NOT_A_TOOL, _WELL
             if step.kind in MODEL_KINDS:

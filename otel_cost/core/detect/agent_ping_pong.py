@@ -9,6 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import TOOLS, Detector, register
 from otel_cost.core.detect._episode import WINDOW, Episode, Settings
+from otel_cost.core.detect._signs import HANDS_OVER
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.detect._verbs import delegates
 from otel_cost.core.model.vocabulary import Category
@@ -41,7 +42,6 @@ class Target:
 class State:
     """One agent's hand-offs, by tool."""
 
-    calls: int = 0
     targets: dict[str, Target] = field(default_factory=dict)
 
 
@@ -53,7 +53,6 @@ def observe(state: State, seen: Observed, settings: AgentPingPong) -> Iterable[F
 
     Hand-offs side by side are a fan-out; rounds of a review differ in what they ask for.
     """
-    state.calls += 1
     tool = seen.step.tool or ""
     return _handed(state, seen, tool, settings) if delegates(tool) else ()
 
@@ -66,7 +65,7 @@ def _handed(state: State, seen: Observed, tool: str, settings: AgentPingPong) ->
         if step.start_ns < target.end_ns:
             return
         other = sketch is not None and target.sketch is not None and not sketch.near(target.sketch)
-        if other or state.calls - target.episode.last >= WINDOW:
+        if other or seen.number - target.episode.last >= WINDOW:
             if target.episode.firing:
                 yield _finding(target, step.span_id, tool, settings)
             target = None
@@ -76,7 +75,7 @@ def _handed(state: State, seen: Observed, tool: str, settings: AgentPingPong) ->
             del state.targets[next(iter(state.targets))]
         target = state.targets[tool] = Target(sketch)
     target.end_ns = step.end_ns
-    target.episode.add(step.span_id, seen.cost, state.calls)
+    target.episode.add(step.span_id, seen.cost, seen.number)
     if target.episode.due(settings.pairs):
         yield _finding(target, step.span_id, tool, settings)
 
@@ -93,6 +92,12 @@ def _finding(target: Target, at_span_id: bytes, tool: str, settings: AgentPingPo
 
 
 DETECTOR = Detector(
-    name="agent_ping_pong", category=Category.LOOP, settings=AgentPingPong, state=State, observe=observe, kinds=TOOLS
+    name="agent_ping_pong",
+    category=Category.LOOP,
+    settings=AgentPingPong,
+    state=State,
+    observe=observe,
+    kinds=TOOLS,
+    wakes=HANDS_OVER,
 )
 register(DETECTOR)

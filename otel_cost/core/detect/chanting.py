@@ -9,6 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import Settings
+from otel_cost.core.detect._signs import CHANTS
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.finding import Finding
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Category, Severity
@@ -58,6 +59,12 @@ def _chanted(seen: Observed, times: int) -> Iterator[Finding]:
 
 
 DETECTOR = Detector(
-    name="chanting", category=Category.LOOP, settings=Chanting, state=State, observe=observe, kinds=MODEL_KINDS
+    name="chanting",
+    category=Category.LOOP,
+    settings=Chanting,
+    state=State,
+    observe=observe,
+    kinds=MODEL_KINDS,
+    wakes=CHANTS,
 )
 register(DETECTOR)

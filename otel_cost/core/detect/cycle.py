@@ -10,6 +10,7 @@ from pydantic import Field
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import Episode, Settings
 from otel_cost.core.detect._memory import Past, near_calls
+from otel_cost.core.detect._signs import ECHO
 from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
@@ -99,5 +100,13 @@ def _finding(state: State, past: Sequence[Past], at_span_id: bytes, settings: Cy
     )
 
 
-DETECTOR = Detector(name="cycle", category=Category.LOOP, settings=Cycle, state=State, observe=observe)
+DETECTOR = Detector(
+    name="cycle",
+    category=Category.LOOP,
+    settings=Cycle,
+    state=State,
+    observe=observe,
+    wakes=ECHO,
+    busy=lambda state: not state.still,
+)
 register(DETECTOR)

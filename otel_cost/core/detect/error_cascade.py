@@ -9,6 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import TOOLS, Detector, register
 from otel_cost.core.detect._episode import Episode, Settings
+from otel_cost.core.detect._signs import FAILED
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category
 
@@ -30,14 +31,12 @@ class ErrorCascade(Settings):
 class State:
     """One agent's errors since a tool call last went well."""
 
-    calls: int = 0
     shapes: list[bytes] = field(default_factory=list)
     episode: Episode = field(default_factory=Episode)
 
 
 def observe(state: State, seen: Observed, settings: ErrorCascade) -> Iterable[Finding]:
     """Feed one call; yield when so many errors have come in a row, and when a call goes well again."""
-    state.calls += 1
     return _failing(state, seen, settings) if state.shapes or traits_of(seen).failed else ()
 
 
@@ -53,7 +52,7 @@ def _failing(state: State, seen: Observed, settings: ErrorCascade) -> Iterator[F
         return
     if len(state.shapes) < 4 * settings.count:
         state.shapes.append(traits.error)
-    state.episode.add(step.span_id, seen.cost, state.calls)
+    state.episode.add(step.span_id, seen.cost, seen.number)
     if state.episode.due(settings.count):
         yield _finding(state, step.span_id, settings)
 
@@ -71,6 +70,13 @@ def _finding(state: State, at_span_id: bytes, settings: ErrorCascade) -> Finding
 
 
 DETECTOR = Detector(
-    name="error_cascade", category=Category.LOOP, settings=ErrorCascade, state=State, observe=observe, kinds=TOOLS
+    name="error_cascade",
+    category=Category.LOOP,
+    settings=ErrorCascade,
+    state=State,
+    observe=observe,
+    kinds=TOOLS,
+    wakes=FAILED,
+    busy=lambda state: bool(state.shapes),
 )
 register(DETECTOR)

@@ -9,6 +9,7 @@ from pydantic import Field
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import Settings
 from otel_cost.core.detect._repeat import RepeatState, observe_repeats
+from otel_cost.core.detect._signs import ECHO
 from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def observe(state: RepeatState, seen: Observed, settings: ExactRepeat) -> Iterab
 
 
 DETECTOR = Detector(
-    name="exact_repeat", category=Category.LOOP, settings=ExactRepeat, state=RepeatState, observe=observe
+    name="exact_repeat",
+    category=Category.LOOP,
+    settings=ExactRepeat,
+    state=RepeatState,
+    observe=observe,
+    wakes=ECHO,
+    busy=lambda state: bool(state.groups),
 )
 register(DETECTOR)

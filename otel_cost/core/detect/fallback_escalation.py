@@ -11,6 +11,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import Settings
+from otel_cost.core.detect._signs import MODEL
 from otel_cost.core.model.finding import Finding
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
@@ -122,5 +123,7 @@ DETECTOR = Detector(
     observe=observe,
     kinds=frozenset({Kind.INFERENCE, Kind.TOOL}),
     recorded=True,
+    wakes=MODEL,
+    busy=lambda state: state.failed is not None,
 )
 register(DETECTOR)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import Episode, Settings
+from otel_cost.core.detect._signs import HANDS_OVER
 from otel_cost.core.detect._verbs import delegates
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
@@ -75,6 +76,13 @@ def _finding(episode: Episode, at_span_id: bytes) -> Finding:
 
 
 DETECTOR = Detector(
-    name="fan_out", category=Category.WASTE, settings=FanOut, state=State, observe=observe, recorded=True
+    name="fan_out",
+    category=Category.WASTE,
+    settings=FanOut,
+    state=State,
+    observe=observe,
+    recorded=True,
+    wakes=HANDS_OVER,
+    busy=lambda state: not state.turns or state.episode is not None,
 )
 register(DETECTOR)

@@ -9,6 +9,7 @@ from pydantic import Field
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import Settings
 from otel_cost.core.detect._repeat import RepeatState, observe_repeats
+from otel_cost.core.detect._signs import ECHO
 from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
@@ -36,5 +37,13 @@ def observe(state: RepeatState, seen: Observed, settings: NearRepeat) -> Iterabl
     return observe_repeats(state, seen, DETECTOR.name, settings.count, settings.poll_factor, exact=False)
 
 
-DETECTOR = Detector(name="near_repeat", category=Category.LOOP, settings=NearRepeat, state=RepeatState, observe=observe)
+DETECTOR = Detector(
+    name="near_repeat",
+    category=Category.LOOP,
+    settings=NearRepeat,
+    state=RepeatState,
+    observe=observe,
+    wakes=ECHO,
+    busy=lambda state: bool(state.groups),
+)
 register(DETECTOR)

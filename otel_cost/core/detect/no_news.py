@@ -9,6 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import CALM, Episode, Settings
+from otel_cost.core.detect._signs import ECHO
 from otel_cost.core.model.vocabulary import Category
 
 if TYPE_CHECKING:
@@ -89,5 +90,13 @@ def _finding(state: State, stretch: Episode, at_span_id: bytes) -> Finding:
     )
 
 
-DETECTOR = Detector(name="no_news", category=Category.LOOP, settings=NoNews, state=State, observe=observe)
+DETECTOR = Detector(
+    name="no_news",
+    category=Category.LOOP,
+    settings=NoNews,
+    state=State,
+    observe=observe,
+    wakes=ECHO,
+    busy=lambda state: state.stretch is not None,
+)
 register(DETECTOR)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import TOOLS, Detector, register
 from otel_cost.core.detect._episode import CALM, Episode, Settings
+from otel_cost.core.detect._signs import ORDERS
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category
 
@@ -92,5 +93,6 @@ DETECTOR = Detector(
     state=State,
     observe=observe,
     kinds=TOOLS,
+    wakes=ORDERS,
 )
 register(DETECTOR)

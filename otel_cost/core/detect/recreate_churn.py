@@ -9,6 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import TOOLS, Detector, register
 from otel_cost.core.detect._episode import WINDOW, Episode, Settings
+from otel_cost.core.detect._signs import WHOLE
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category
 
@@ -30,13 +31,11 @@ class RecreateChurn(Settings):
 class State:
     """One agent's whole writes, by path."""
 
-    calls: int = 0
     files: dict[int, Episode] = field(default_factory=dict)
 
 
 def observe(state: State, seen: Observed, settings: RecreateChurn) -> Iterable[Finding]:
     """Feed one call; yield when a path was written whole too often, and when a check passes or it is left alone."""
-    state.calls += 1
     return _written(state, seen, settings) if state.files or traits_of(seen).whole else ()
 
 
@@ -44,7 +43,7 @@ def _written(state: State, seen: Observed, settings: RecreateChurn) -> Iterator[
     step, traits = seen.step, traits_of(seen)
     passed = traits.verb == "check" and not traits.failed and not traits.failures
     for target, episode in list(state.files.items()):
-        if passed or state.calls - episode.last >= WINDOW:
+        if passed or seen.number - episode.last >= WINDOW:
             del state.files[target]
             if episode.firing:
                 yield _finding(episode, step.span_id, step.tool or step.name, settings)
@@ -53,7 +52,7 @@ def _written(state: State, seen: Observed, settings: RecreateChurn) -> Iterator[
     if traits.target not in state.files and len(state.files) >= WINDOW:
         return
     episode = state.files.setdefault(traits.target, Episode())
-    episode.add(step.span_id, seen.cost, state.calls)
+    episode.add(step.span_id, seen.cost, seen.number)
     if episode.due(settings.count):
         yield _finding(episode, step.span_id, step.tool or step.name, settings)
 
@@ -70,6 +69,13 @@ def _finding(episode: Episode, at_span_id: bytes, tool: str, settings: RecreateC
 
 
 DETECTOR = Detector(
-    name="recreate_churn", category=Category.LOOP, settings=RecreateChurn, state=State, observe=observe, kinds=TOOLS
+    name="recreate_churn",
+    category=Category.LOOP,
+    settings=RecreateChurn,
+    state=State,
+    observe=observe,
+    kinds=TOOLS,
+    wakes=WHOLE,
+    busy=lambda state: bool(state.files),
 )
 register(DETECTOR)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
-from otel_cost.core.detect._episode import COMPACTED, Episode, Settings
+from otel_cost.core.detect._episode import Episode, Settings
+from otel_cost.core.detect._signs import READ, SHRUNK, WRITE
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
@@ -41,8 +42,6 @@ class Read:
 class State:
     """What one agent has read since its context was last compacted."""
 
-    calls: int = 0
-    input_tokens: int = 0
     reads: dict[int, Read] = field(default_factory=dict)
 
 
@@ -58,13 +57,10 @@ def observe(state: State, seen: Observed, settings: RedundantRead) -> Iterable[F
     """
     step = seen.step
     if step.kind is not Kind.TOOL:
-        if step.usage is not None:
-            if step.usage.input < COMPACTED * state.input_tokens:
-                state.reads.clear()
-            state.input_tokens = step.usage.input
+        if seen.signs & SHRUNK:
+            state.reads.clear()
         return ()
     traits = traits_of(seen)
-    state.calls += 1
     if traits.verb == "write":
         return _written(state, seen) if state.reads else ()
     if traits.verb != "read" or traits.failed or traits.call is None or traits.outcome is None:
@@ -85,7 +81,7 @@ def _read(state: State, seen: Observed, call: int, outcome: bytes, settings: Red
     known = state.reads.pop(call, None)
     if known is not None and known.outcome == outcome:
         state.reads[call] = known  # the least recently read thing goes first
-        return _again(state, known, seen, settings)
+        return _again(known, seen, settings)
     if len(state.reads) >= _READS:
         del state.reads[next(iter(state.reads))]
     step = seen.step
@@ -95,13 +91,13 @@ def _read(state: State, seen: Observed, call: int, outcome: bytes, settings: Red
     return (_finding(known.outcome, known.episode, step.span_id, step.tool or step.name),)
 
 
-def _again(state: State, read: Read, seen: Observed, settings: RedundantRead) -> Iterator[Finding]:
+def _again(read: Read, seen: Observed, settings: RedundantRead) -> Iterator[Finding]:
     step = seen.step
     episode = read.episode
     if episode is None:
         episode = read.episode = Episode()
-        episode.add(read.span_id, read.cost, state.calls)
-    episode.add(step.span_id, seen.cost, state.calls)
+        episode.add(read.span_id, read.cost, seen.number)
+    episode.add(step.span_id, seen.cost, seen.number)
     if episode.repeats >= settings.count and not episode.firing:
         yield _finding(read.outcome, episode, step.span_id, step.tool or step.name)
 
@@ -117,5 +113,12 @@ def _finding(outcome: bytes, episode: Episode, at_span_id: bytes, tool: str) -> 
     )
 
 
-DETECTOR = Detector(name="redundant_read", category=Category.LOOP, settings=RedundantRead, state=State, observe=observe)
+DETECTOR = Detector(
+    name="redundant_read",
+    category=Category.LOOP,
+    settings=RedundantRead,
+    state=State,
+    observe=observe,
+    wakes=READ | WRITE | SHRUNK,
+)
 register(DETECTOR)

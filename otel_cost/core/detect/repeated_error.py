@@ -11,6 +11,7 @@ from pydantic import Field
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import CALM, WINDOW, Episode, Settings
 from otel_cost.core.detect._memory import near_calls
+from otel_cost.core.detect._signs import FAILED
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category, Kind, Severity
 
@@ -53,7 +54,6 @@ class Streak:
 class State:
     """What one agent's recent failures have in common."""
 
-    calls: int = 0
     streaks: dict[bytes, Streak] = field(default_factory=dict)
 
 
@@ -66,11 +66,9 @@ def observe(state: State, seen: Observed, settings: RepeatedError) -> Iterable[F
     before, or after a few calls that went well. Faults of the network or of a
     rate limit are no streak: retries of those are `retry_storm`.
     """
-    traits = traits_of(seen)
-    if seen.step.kind is Kind.TOOL:
-        state.calls += 1
-    elif not traits.failed:
+    if seen.step.kind is not Kind.TOOL and not seen.failed:
         return ()
+    traits = traits_of(seen)
     if not traits.failed or traits.infrastructure or traits.error is None:
         return _calm(state, seen) if state.streaks else ()
     return _again(state, seen, traits.error, settings)
@@ -83,7 +81,7 @@ def _again(state: State, seen: Observed, shape: bytes, settings: RepeatedError) 
         if streak.episode.firing:
             yield _finding(streak, step.span_id)
         streak = None
-    if streak is None or (state.calls - streak.episode.last > WINDOW and not streak.episode.firing):
+    if streak is None or (seen.number - streak.episode.last > WINDOW and not streak.episode.firing):
         # Where only the error's type is told, two failures are the same only if nothing went well in between.
         calm = 1 if traits.vague else CALM
         streak = Streak(step.tool or step.model or step.name, shape, traits.call, traits.failures, calm)
@@ -92,7 +90,7 @@ def _again(state: State, seen: Observed, shape: bytes, settings: RepeatedError) 
             del state.streaks[next(iter(state.streaks))]
     streak.varied |= traits.call != streak.call
     streak.failures = traits.failures
-    streak.episode.add(step.span_id, seen.cost if step.kind is Kind.TOOL else 0, state.calls, traits)
+    streak.episode.add(step.span_id, seen.cost if step.kind is Kind.TOOL else 0, seen.number, traits)
     streak.again += any(_same_try(one, epoch, traits, seen.epoch) for one, epoch in streak.tries)
     streak.tries.append((traits, seen.epoch))
     if streak.again >= settings.count or streak.episode.repeats >= settings.varied:
@@ -142,5 +140,13 @@ def _finding(streak: Streak, at_span_id: bytes, severity: Severity | None = None
     )
 
 
-DETECTOR = Detector(name="repeated_error", category=Category.LOOP, settings=RepeatedError, state=State, observe=observe)
+DETECTOR = Detector(
+    name="repeated_error",
+    category=Category.LOOP,
+    settings=RepeatedError,
+    state=State,
+    observe=observe,
+    wakes=FAILED,
+    busy=lambda state: bool(state.streaks),
+)
 register(DETECTOR)

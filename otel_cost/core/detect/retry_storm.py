@@ -9,6 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import Episode, Settings
+from otel_cost.core.detect._signs import FAULT
 from otel_cost.core.detect._traits import traits_of
 from otel_cost.core.model.vocabulary import Category, Kind
 
@@ -40,7 +41,6 @@ class Storm:
 class State:
     """One agent's storms, by model or tool."""
 
-    calls: int = 0
     storms: dict[str, Storm] = field(default_factory=dict)
 
 
@@ -52,7 +52,6 @@ def observe(state: State, seen: Observed, settings: RetryStorm) -> Iterable[Find
 
     `wasted` is what was billed: mostly nothing for a model's failures, the model's turn for a tool's.
     """
-    state.calls += 1
     return _tried(state, seen, settings) if state.storms or traits_of(seen).infrastructure else ()
 
 
@@ -77,7 +76,7 @@ def _tried(state: State, seen: Observed, settings: RetryStorm) -> Iterator[Findi
         storm = state.storms[what] = Storm()
     storm.last_ns = max(step.end_ns, storm.last_ns)
     billed = seen.cost if step.kind is Kind.TOOL else 0 if seen.nano is None else seen.nano
-    storm.episode.add(step.span_id, billed, state.calls)
+    storm.episode.add(step.span_id, billed, seen.number)
     if storm.episode.repeats >= settings.count and not storm.episode.firing:
         yield _finding(storm, step.span_id, what, step.error_type)
 
@@ -92,5 +91,13 @@ def _finding(storm: Storm, at_span_id: bytes, what: str, error_type: str | None)
     )
 
 
-DETECTOR = Detector(name="retry_storm", category=Category.LOOP, settings=RetryStorm, state=State, observe=observe)
+DETECTOR = Detector(
+    name="retry_storm",
+    category=Category.LOOP,
+    settings=RetryStorm,
+    state=State,
+    observe=observe,
+    wakes=FAULT,
+    busy=lambda state: bool(state.storms),
+)
 register(DETECTOR)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from otel_cost.core.detect import Detector, register
 from otel_cost.core.detect._episode import Settings
+from otel_cost.core.detect._signs import USUAL
 from otel_cost.core.model.finding import Finding
 from otel_cost.core.model.vocabulary import Category, Severity
 
@@ -67,5 +68,12 @@ def observe(state: State, seen: Observed, settings: Runaway) -> Iterable[Finding
     )
 
 
-DETECTOR = Detector(name="runaway", category=Category.WASTE, settings=Runaway, state=State, observe=observe)
+DETECTOR = Detector(
+    name="runaway",
+    category=Category.WASTE,
+    settings=Runaway,
+    state=State,
+    observe=observe,
+    wakes=USUAL,
+)
 register(DETECTOR)
