@@ -55,6 +55,10 @@ class LazyItems(Sequence[Item]):
     def shares(self) -> Sequence[Share]:
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Nobody will look soon: they are made again when somebody does."""
+        raise NotImplementedError
+
 
 def shares_of(items: tuple[Item, ...] | LazyItems) -> Sequence[Share]:
     """What items say."""

@@ -403,7 +403,6 @@ class Items(LazyItems):
         return shares
 
     def forget(self) -> None:
-        """Nobody will look soon: they are made again when somebody does."""
         self._shares = None
 
     @overload

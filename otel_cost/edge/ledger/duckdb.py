@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 from arro3.core import Array, DataType, Table
 
-from otel_cost.core.price.book import Items
 from otel_cost.edge.ledger import NO_OFFSETS, Heard, LedgerUnavailableError, PartitionMovedError
 from otel_cost.edge.ledger.rows import (
     ALERTS,
@@ -478,8 +477,9 @@ class DuckDbLedger(SqlLedger):
         for word in written:
             call = word[1]
             self._written[call.id] = word
-            if isinstance(call.charge.items, Items):
-                call.charge.items.forget()
+            items = call.charge.items
+            if not isinstance(items, tuple):
+                items.forget()
         for _, call_id in (key for key, word in batch.calls.items() if word is None):
             self._written.pop(call_id, None)
         for tenant, key, run_id in batch.joins:

@@ -20,7 +20,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool
 
 from otel_cost.core.assemble.parts import as_one
-from otel_cost.core.price.book import Items
 from otel_cost.edge.ledger import NO_OFFSETS, Heard, LedgerUnavailableError, PartitionMovedError
 from otel_cost.edge.ledger.rows import (
     ALERTS,
@@ -556,8 +555,9 @@ class PostgresLedger(SqlLedger):
     def _remember(self, batch: Batch, written: Sequence[tuple[str, str, Call]]) -> None:
         for _, run_id, call in written:
             self._written[call.id] = (run_id, call)
-            if isinstance(call.charge.items, Items):
-                call.charge.items.forget()
+            items = call.charge.items
+            if not isinstance(items, tuple):
+                items.forget()
         for (_, call_id), word in batch.calls.items():
             if word is None:
                 self._written.pop(call_id, None)

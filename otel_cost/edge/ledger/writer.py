@@ -8,6 +8,7 @@ ledger cannot be written the batch stays and is tried again; when too much waits
 from __future__ import annotations
 
 import hashlib
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _RETRY_S: Final = (0.5, 1.0, 2.0, 5.0)
 _FILTERED_KEYS: Final = 5_000_000
+_PROBES: Final = 7
+_BITS: Final = tuple(1 << bit for bit in range(8))
+_TWO_WORDS: Final = struct.Struct("<QQ").unpack
 
 _log = structlog.get_logger(__name__)
 
@@ -216,13 +220,22 @@ class KeyFilter:
     def may_hold(self, tenant: str, key: str) -> bool:
         """False: surely not there."""
         bits = self._bits
-        return all(bits[at >> 3] & (1 << (at & 7)) for at in self._places(tenant, key))
+        at, step = _probes(tenant, key)
+        for _ in range(_PROBES):
+            at = (at + step) % self._SIZE
+            if not bits[at >> 3] & _BITS[at & 7]:
+                return False
+        return True
 
     def _set(self, tenant: str, key: str) -> None:
-        for at in self._places(tenant, key):
-            self._bits[at >> 3] |= 1 << (at & 7)
+        bits = self._bits
+        at, step = _probes(tenant, key)
+        for _ in range(_PROBES):
+            at = (at + step) % self._SIZE
+            bits[at >> 3] |= _BITS[at & 7]
 
-    def _places(self, tenant: str, key: str) -> list[int]:
-        digest = hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=16).digest()
-        first, step = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big") | 1
-        return [(first + turn * step) % self._SIZE for turn in range(7)]
+
+def _probes(tenant: str, key: str) -> tuple[int, int]:
+    """From where, and how far at a time."""
+    first, step = _TWO_WORDS(hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=16).digest())
+    return first, step | 1
