@@ -139,6 +139,7 @@ class Engine:
         self._verdicts: dict[tuple[str, bytes, bytes], tuple[str, str]] = {}  # tenant, trace, span → decision, rule
         self._rows: deque[tuple[int, Run, str]] = deque()  # (due, run, call id): not yet written
         self._unwritten: set[tuple[Run, str]] = set()
+        self._gone: dict[tuple[str, str], tuple[int, Run]] = {}  # tenant, call id → when the ledger is told
         self._standing = Standing(closed_by(rules))
         self._deciding = {rule.name: rule for rule in rules.loops if rule.action}
         self._changed_since: list[tuple[Run, Change]] | None = None  # kept while another policy counts
@@ -450,6 +451,8 @@ class Engine:
         while self._held and self._held[0].due_ns <= now_ns:
             self._effects.outgoing.append(self._released(self._held.popleft(), now_ns))
             yield
+        if self._gone:
+            self._leave(key for key, (due_ns, _) in self._gone.items() if due_ns <= now_ns)
         while self._rows and self._rows[0][0] <= now_ns:
             _, run, call_id = self._rows.popleft()
             if (run, call_id) in self._unwritten:
@@ -467,6 +470,7 @@ class Engine:
 
     def release(self, now_ns: int) -> None:
         """Everything held goes on, whatever may still come."""
+        self._leave(self._gone)
         while self._held:
             self._effects.outgoing.append(self._released(self._held.popleft(), now_ns))
 
@@ -717,9 +721,12 @@ class Engine:
             gone = change.old
             if gone is not None and gone.id in run.told:
                 self._correct(run, gone, run.told.pop(gone.id), None, "told by another record of the same call", now_ns)
-                self._effects.gone.append((run.tenant, gone.id))
+                # With the row of the call that it is now: in between the ledger, and who hears of it, would miss money.
+                self._gone[run.tenant, gone.id] = now_ns + self.settings.settle_ns, run
             self._alerts(self._escalation.take(run, change, now_ns))
             return
+        if self._gone:
+            self._gone.pop((run.tenant, call.id), None)
         if call.id in run.told and run.told[call.id] != call.nano:
             self._correct(run, call, run.told[call.id], call.nano, "a later record tells more", now_ns)
             run.told[call.id] = call.nano
@@ -737,6 +744,12 @@ class Engine:
         if (run, call_id) not in self._unwritten:
             self._unwritten.add((run, call_id))
             self._rows.append((now_ns + self.settings.settle_ns, run, call_id))
+
+    def _leave(self, gone: Iterable[tuple[str, str]]) -> None:
+        """Calls that are none leave the ledger."""
+        for key in list(gone):
+            del self._gone[key]
+            self._effects.gone.append(key)
 
     def _write(self, run: Run, call_id: str, now_ns: int) -> None:
         call = run.calls.get(call_id)
@@ -883,6 +896,8 @@ class Engine:
             if (run, call_id) in self._unwritten:  # else written as it stands
                 self._unwritten.discard((run, call_id))
                 self._write(run, call_id, now_ns)
+        if self._gone:
+            self._leave(key for key, (_, of) in self._gone.items() if of is run)
         self._loops(run, None, self._watch.finish(run, now_ns), now_ns)
         self._budgets(self.policy.catch_up(run, now_ns), now_ns)
         self.policy.forget(run)

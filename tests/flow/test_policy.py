@@ -20,7 +20,7 @@ from otel_cost.core.enrich.records import alert_json
 from otel_cost.core.hooks import read_hook
 from otel_cost.core.model.attributes import PlainAttributes
 from otel_cost.core.model.effects import Signal
-from otel_cost.core.model.event import LogEvent, Resource, Scope
+from otel_cost.core.model.event import LogEvent, Resource, Scope, SpanEvent
 from otel_cost.core.policy import Policy, alert_of
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
@@ -643,13 +643,8 @@ def test_what_others_told_of_a_window_that_is_over_is_not_found_once_more() -> N
         assert [(alert.state, alert.seq) for alert in one.spend("r", T0 + HOUR, 11, user__id="ann")] == [("firing", 1)]
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-@pytest.mark.parametrize(("usd", "fired"), [(10, 1), (15, 0)])
-def test_a_call_that_two_records_tell_of_crosses_levels_once_in_any_order(
-    order: tuple[int, ...], usd: int, fired: int
-) -> None:
-    """By the second record its id may be another: for a moment it would be there twice, or not at all."""
-    stage, other = (Stage(DAILY.replace("usd: 10", f"usd: {usd}")) for _ in range(2))
+def two_records(stage: Stage) -> list[SpanEvent]:
+    """Of one call, and the root; where the second comes first, the first gives the call another id."""
     chat = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "mint",
@@ -660,11 +655,21 @@ def test_a_call_that_two_records_tell_of_crosses_levels_once_in_any_order(
         "user.id": "ann",
     }
     root = {"gen_ai.operation.name": "invoke_agent", "gen_ai.conversation.id": "run"}
-    spans = [
+    return [
         stage.span("run", 2, T0, chat),
         stage.span("run", 3, T0, chat | {"gen_ai.response.id": "r1"}, parent=3),
         stage.span("run", 9, T0, root, parent=0),
     ]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize(("usd", "fired"), [(10, 1), (15, 0)])
+def test_a_call_that_two_records_tell_of_crosses_levels_once_in_any_order(
+    order: tuple[int, ...], usd: int, fired: int
+) -> None:
+    """By the second record its id may be another: for a moment it would be there twice, or not at all."""
+    stage, other = (Stage(DAILY.replace("usd: 10", f"usd: {usd}")) for _ in range(2))
+    spans = two_records(stage)
     known: dict[str, Spend] = {}
     for number in order:
         stage.feed(spans[number])
@@ -676,6 +681,32 @@ def test_a_call_that_two_records_tell_of_crosses_levels_once_in_any_order(
     assert len(known) == 1
     for one in (stage, other):
         assert [alert.state for alert in one.alerts] == ["firing"] * fired
+
+
+@pytest.mark.parametrize("ends", ["by time", "with its run", "in other hands"])
+def test_a_call_that_gets_another_id_leaves_the_ledger_with_the_row_that_follows(ends: str) -> None:
+    """Whoever hears of the ledger would miss its money in between, and end alerts that go on."""
+    stage = Stage(DAILY)
+    first, second, _ = two_records(stage)
+    engine = stage.engine
+    engine.feed(Signal.TRACES, [second], 1, T0)
+    engine.advance(T0 + MINUTE)
+    ((_, _, written),) = engine.take().calls
+    engine.feed(Signal.TRACES, [first], 2, T0 + MINUTE)
+    engine.advance(T0 + MINUTE)
+    early = engine.take()
+    assert (early.calls, early.gone) == ([], [])
+    if ends == "by time":
+        engine.advance(T0 + 2 * MINUTE)
+    elif ends == "with its run":
+        engine.close(T0 + MINUTE)
+    else:
+        engine.release(T0 + MINUTE)
+    late = engine.take()
+    assert late.gone == [("default", written.id)]
+    assert [call.id != written.id for _, _, call in late.calls] == [True] * (ends != "in other hands")
+    engine.advance(T0 + 3 * MINUTE)
+    assert engine.take().gone == []
 
 
 def test_what_another_had_read_takes_nothing_back_when_it_is_read_again_here() -> None:
