@@ -46,7 +46,8 @@ class Kafka:
         controllers = dict(zip(self.numbers, ports[brokers:], strict=True))
         self.bootstrap = ",".join(f"127.0.0.1:{port}" for port in self._ports.values())
         self.running: dict[int, subprocess.Popen[bytes]] = {}
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # One that begins with "-", as every 64th does, would be read as an option.
+        cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         voters = ",".join(f"{number}@127.0.0.1:{port}" for number, port in controllers.items())
         formats = []
         for number in self.numbers:
