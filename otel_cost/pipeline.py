@@ -529,6 +529,13 @@ class Engine:
         frozen = self._snapshots.find(tenant, key) if self._snapshots is not None else None
         return None if frozen is None else thaw(frozen, self.book.charge, 0)
 
+    def looks_for(self, event: HookEvent) -> list[str]:
+        """The keys by which `hook` looks for a sleeping run, since they lead to no open one."""
+        step = hook_step(event)
+        keys = [] if step is None else _keys(event.trace_id, step)
+        find = self.runs.find
+        return [key for key in keys if find(event.tenant, key if ":" in key else bytes.fromhex(key)) is None]
+
     def keys_of(self, event: SpanEvent | LogEvent) -> list[str]:
         """The keys by which `feed` finds the run of an event, as text, the strongest first; safe from any thread."""
         if isinstance(event, SpanEvent):
@@ -537,12 +544,8 @@ class Engine:
                 step = _bare_root(event)
         else:
             step = normalise_log(event)
-        keys = [event.trace_id.hex()] if event.trace_id else []
-        if step is not None:
-            self._identify(step, event)
-            keys += [f"session:{step.session}"] if step.session else []
-            keys += [key for key in step.ids if not key.startswith(REPEATABLE)]
-        return keys
+        self._identify(step, event)
+        return _keys(event.trace_id, step)
 
     # ---- stages --------------------------------------------------------------
 
@@ -909,6 +912,15 @@ class Engine:
                 said = self.drift.observe(ran, now_ns)
                 self._alerts(said.alerts)
                 self._effects.again += said.again
+
+
+def _keys(trace_id: bytes, step: Step | None) -> list[str]:
+    """The keys of an event as text, the strongest first."""
+    keys = [trace_id.hex()] if trace_id else []
+    if step is not None:
+        keys += [f"session:{step.session}"] if step.session else []
+        keys += [key for key in step.ids if not key.startswith(REPEATABLE)]
+    return keys
 
 
 def _call_at(run: Run, span_id: bytes, changes: Sequence[Change]) -> Call | None:

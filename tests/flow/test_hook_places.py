@@ -7,6 +7,8 @@ import json
 import random
 import shutil
 import sys
+import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from otel_cost.core.model.effects import Signal
 from otel_cost.edge.clock import now_ns
 from otel_cost.edge.config import load_config
 from otel_cost.edge.kept_hooks import read_kept
+from otel_cost.edge.visits import Visit
 from otel_cost.service import Service
 
 if TYPE_CHECKING:
@@ -49,6 +52,19 @@ def hook(number: int) -> HookEvent:
     return read_hook("claude", body.encode(), BEGUN + number)
 
 
+def visit(live: Service, event: HookEvent) -> Future[None]:
+    """Another thread that reads a call and answers it itself; it stands at the door when this returns."""
+    done: Future[None] = Future()
+
+    def visited() -> None:
+        with live.expect_hook() as decide:
+            done.set_result(decide(event).result(20) and None)
+
+    threading.Thread(target=visited, daemon=True).start()
+    until(lambda: any(isinstance(one, Visit) for one in live._backlog.hooks))
+    return done
+
+
 def test_each_call_is_read_again_where_it_was(tmp_path: Path) -> None:
     for name in ("live", "again"):
         (tmp_path / name).mkdir()
@@ -60,7 +76,10 @@ def test_each_call_is_read_again_where_it_was(tmp_path: Path) -> None:
         nonlocal number
         for step, _ in enumerate(feeding(*arguments)):
             if step in {3, 4, 12}:
-                live._backlog.put_hook(hook(number), Future())
+                if step == 4:
+                    visit(live, hook(number))
+                else:
+                    live._backlog.put_hook(hook(number), Future())
                 number += 1
             yield
 
@@ -194,8 +213,11 @@ def test_what_stands_and_what_was_told_is_a_function_of_the_journal(tmp_path: Pa
 
     def asked_in_between(*arguments: Any) -> Iterator[None]:
         for _ in feeding(*arguments):
-            if dice.random() < 0.2:
+            chance = dice.random()
+            if chance < 0.1:
                 live._backlog.put_hook(random_hook(dice, next(numbers)), Future())
+            elif chance < 0.2:
+                visit(live, random_hook(dice, next(numbers)))
             yield
 
     live.engine.feeding = asked_in_between  # type: ignore[method-assign]
@@ -207,6 +229,10 @@ def test_what_stands_and_what_was_told_is_a_function_of_the_journal(tmp_path: Pa
             for _ in range(dice.randrange(3)):
                 live.decide(random_hook(dice, next(numbers))).result(20)
             live._ask(lambda: None)
+        for number in itertools.islice(numbers, 3):  # whatever the dice said, something stands in the end
+            broken = {"session_id": "a", "event": "after_tool", "tool": "make", "args": {"command": "make"}}
+            broken |= {"tool_call_id": f"h{number}", "error": "broke"}
+            live.decide(read_hook("neutral", json.dumps(broken).encode(), now_ns())).result(20)
         made = next(numbers)
         until(lambda: sum(read_kept(record) is not None for record in live.journal.read()) == made)
         live._ask(lambda: None)
@@ -225,6 +251,89 @@ def test_what_stands_and_what_was_told_is_a_function_of_the_journal(tmp_path: Pa
     assert known
     assert set(standing) != {("allow", "", "", "")}
     assert told[: len(known)] == known
+
+
+def after_tool(session: str) -> HookEvent:
+    body = {"session_id": session, "event": "after_tool", "tool": "look", "args": {"at": "x"}}
+    return read_hook("neutral", json.dumps(body).encode(), now_ns())
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Service]:
+    """A service that is idle."""
+    live = service(tmp_path)
+    live.start()
+    yield live
+    live.stop()
+
+
+def answering(live: Service) -> list[str]:
+    """Names of the threads that took in calls, one after the other."""
+    threads: list[str] = []
+    take = live.engine.hook
+
+    def noted(event: HookEvent, *arguments: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return take(event, *arguments)
+
+    live.engine.hook = noted  # type: ignore[method-assign]
+    return threads
+
+
+def test_who_has_read_a_call_answers_it_while_the_engine_stands_aside(live: Service) -> None:
+    threads = answering(live)
+    for _ in range(2):  # of a run that is new, and of one that is open
+        with live.expect_hook() as decide:
+            answer = decide(after_tool("a"))
+            assert answer.done()
+    assert threads == ["MainThread"] * 2
+
+
+def test_only_the_engines_thread_waits_for_the_ledger(live: Service) -> None:
+    with live.expect_hook() as decide:
+        decide(after_tool("a")).result(20)
+    for run in list(live.engine.runs):
+        run.active_ns = 0  # so quiet that it is put to sleep
+    until(lambda: not len(live.engine.runs))
+    live.flush()
+    threads = answering(live)
+    with live.expect_hook() as decide:
+        decide(after_tool("a")).result(20)
+    assert threads == ["engine"]
+    (run,) = live.engine.runs
+    assert len(run.steps) == 2  # it was awakened
+
+
+def test_a_call_that_is_long_in_coming_holds_up_nothing_and_is_answered(live: Service) -> None:
+    threads = answering(live)
+    with live.expect_hook() as decide:
+        began = time.monotonic()
+        live._ask(lambda: None)
+        live._ask(lambda: None)
+        assert time.monotonic() - began < 2
+        time.sleep(0.1)
+        assert decide(after_tool("a")).done()
+    assert threads == ["MainThread"]
+
+
+def test_a_call_waits_in_line_where_the_engine_cannot_stand_aside(live: Service) -> None:
+    threads = answering(live)
+    held, busy = threading.Event(), threading.Event()
+    live._backlog.put_question(lambda: (busy.set(), held.wait(20)), Future())
+    assert busy.wait(20)
+    with live.expect_hook() as decide:
+        answer = decide(after_tool("a"))
+        assert not answer.done()
+        held.set()
+        answer.result(20)
+    assert threads == ["engine"]
+
+
+def test_a_call_that_was_never_read_lets_the_engine_go_on(live: Service) -> None:
+    for _ in range(3):
+        with live.expect_hook():
+            pass
+        live._ask(lambda: None)
 
 
 def test_a_list_of_all_open_runs_makes_no_call_wait_for_its_end(tmp_path: Path) -> None:

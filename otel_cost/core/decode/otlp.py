@@ -38,7 +38,7 @@ from otel_cost.core.model.event import LogEvent, MetricPoint, Resource, Scope, S
 from otel_cost.errors import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from google.protobuf.descriptor import Descriptor
 
@@ -48,6 +48,7 @@ E = TypeVar("E")
 
 MAX_ITEMS: Final = 100_000  # attributes, events or links of one record
 MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
+_PIECE: Final = 32  # records between two pauses
 
 _NO_TRACE: Final = bytes(16)
 _NO_SPAN: Final = bytes(8)
@@ -79,11 +80,13 @@ class TimedEvent:
     attributes: Attributes
 
 
-def decode_traces(payload: bytes, tenant: str, received_ns: int) -> Decoded[SpanEvent]:
+def decode_traces(
+    payload: bytes, tenant: str, received_ns: int, pause: Callable[[], None] = lambda: None
+) -> Decoded[SpanEvent]:
     """Spans of an encoded `ExportTraceServiceRequest`.
 
     `raw` of each span is its encoding exactly as sent; spans of one envelope share
-    their resource and scope objects, across requests too.
+    their resource and scope objects, across requests too. `pause` is called between two pieces of work.
 
     Raises:
         DecodeError: the bytes are no such request; nothing in it can be told apart.
@@ -91,13 +94,16 @@ def decode_traces(payload: bytes, tenant: str, received_ns: int) -> Decoded[Span
     decoded: Decoded[SpanEvent] = Decoded()
     accept = decoded.events.append
     reject = decoded.rejected.append
-    parsed = _parsed_spans(payload)
+    parsed = _parsed_spans(payload, pause)
     for resource, scope, records, fault in _records(_TRACES, payload):
         spans = next(parsed, None)
         if fault is not None:
             decoded.rejected += [fault] * len(records)
             continue
-        for raw, whole in zip(records, repeat(None) if spans is None else spans, strict=spans is not None):
+        pairs = zip(records, repeat(None) if spans is None else spans, strict=spans is not None)
+        for number, (raw, whole) in enumerate(pairs):
+            if number % _PIECE == 0:
+                pause()
             span = whole
             if span is None:
                 try:
@@ -152,10 +158,11 @@ def decode_traces(payload: bytes, tenant: str, received_ns: int) -> Decoded[Span
     return decoded
 
 
-def _parsed_spans(payload: bytes) -> Iterator[Any]:
+def _parsed_spans(payload: bytes, pause: Callable[[], None]) -> Iterator[Any]:
     """The spans of every scope of a request, parsed; nothing where one of them is not valid."""
     try:
         ExportTraceServiceRequest.FromString(payload)
+        pause()
         request = ParsedTracesRequest.FromString(payload)
     except ParseError:
         return

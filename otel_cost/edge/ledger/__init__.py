@@ -156,6 +156,7 @@ class Ledger(Protocol):
     """Where charges are written down. One writer in a process; reads from any thread. `tenant` None: all tenants."""
 
     charge: Callable[[Step], Charge] | None  # prices what changes where parts of a run that several wrote become one
+    pause: Callable[[], None]  # called again and again in a commit: others may come first for a moment
 
     @property
     def is_shared(self) -> bool:

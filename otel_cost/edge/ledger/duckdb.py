@@ -388,7 +388,7 @@ class DuckDbLedger(SqlLedger):
         fresh: list[Values] = []
         again: list[Values] = []
         inherited, written = self._inherited, self._written
-        for tenant, run_id, call in calls.values():
+        for tenant, run_id, call in self._paced(calls.values()):
             new = trusting and call.id not in written and (tenant, run_id) not in inherited
             (fresh if new else again).append(call_row(tenant, run_id, call, facets, rates))
         _load(self._db, FACETS, facets.rows)

@@ -456,7 +456,7 @@ class PostgresLedger(SqlLedger):
         self, db: Connection, batch: Batch, facets: Numbers, rates: Numbers
     ) -> list[tuple[str, str, Call]]:
         calls, gone = calls_to_write(batch, self._written)
-        rows = [call_row(*word, facets, rates) for word in calls.values()]
+        rows = [call_row(*word, facets, rates) for word in self._paced(calls.values())]
         _lay(db, FACETS, facets.rows)
         _lay(db, RATES, rates.rows)
         if gone:

@@ -7,7 +7,7 @@ store brings itself. Money comes out as whole nano-dollars on both.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from otel_cost.core.assemble.snapshot import recorded_nodes
 from otel_cost.core.budget import Spend
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from otel_cost.core.model.step import Step
     from otel_cost.core.model.vocabulary import Category
     from otel_cost.edge.ledger import Row, Selection
+
+T = TypeVar("T")
 
 _OF_RUNS: Final = frozenset((*WHO, "session"))  # dimensions that a run may tell for its calls
 _CALL_ID: Final = "left(replace(c.id::VARCHAR, '-', ''), 24)"
@@ -88,8 +90,15 @@ class SqlLedger:
 
     def __init__(self) -> None:
         self.charge: Callable[[Step], Charge] | None = None
+        self.pause: Callable[[], None] = lambda: None
         # Runs that this process did not see begin, so that rows of theirs may be left from before.
         self._inherited: set[tuple[str, str]] = set()
+
+    def _paced(self, things: Iterable[T]) -> Iterator[T]:
+        """Things of a commit, one by one."""
+        for one in things:
+            self.pause()
+            yield one
 
     def find_snapshot(self, tenant: str, key: str) -> bytes | None:
         rows = self._rows(

@@ -107,6 +107,10 @@ class LedgerWriter:
         written = self._find_written(tenant, key)
         return found or written
 
+    def may_find(self, tenant: str, key: str) -> bool:
+        """False: `find` finds nothing, and needs no disk to say so."""
+        return self._keys.may_hold(tenant, key)
+
     def _find_written(self, tenant: str, key: str) -> bytes | None:
         """Without the answer nothing can be said of the run: it is waited for, as long as the ledger is away.
 

@@ -58,6 +58,7 @@ class Intake:
     `UnauthenticatedError` or `ForbiddenError`; it is called before a body is read.
     `admit` is asked with tenant and bytes before decoding and raises `OverloadedError` or
     `RateLimitedError` to push back. `redact` takes out what must not come to rest.
+    `pause` is called while requests are decoded: others may come first for a moment.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Intake:
         authenticate: Callable[[Mapping[str, str]], str] = open_to_all,
         admit: Callable[[str, int], None] | None = None,
         redact: Callable[[Signal, bytes, str], bytes] | None = None,
+        pause: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = now_ns,
         knows_certificates: bool = False,
         in_flight_bytes: int = IN_FLIGHT_BYTES,
@@ -78,6 +80,7 @@ class Intake:
         self._metrics = metrics
         self._admit = admit
         self._redact = redact
+        self._pause = pause
         self.knows_certificates = knows_certificates  # a refused sender may still have one
         self._clock_ns = clock_ns
         self._limit = in_flight_bytes
@@ -126,11 +129,12 @@ class Intake:
             if self._admit is not None:
                 self._admit(tenant, size)
             received_ns = self._clock_ns()
+            self._pause()
             with self._decoding:
-                decoded, events, rejected = _decode(signal, payload, tenant, received_ns)
+                decoded, events, rejected = _decode(signal, payload, tenant, received_ns, self._pause)
             if self._redact is not None and (kept := self._redact(signal, payload, tenant)) is not payload:
                 payload = kept
-                decoded, events, _ = _decode(signal, payload, tenant, received_ns)
+                decoded, events, _ = _decode(signal, payload, tenant, received_ns, self._pause)
             self._metrics.decoded(signal, events, rejected)
             if events:
                 record = Record(signal.value, tenant, received_ns, payload, decoded=decoded)
@@ -191,14 +195,14 @@ class Intake:
 
 
 def _decode(
-    signal: Signal, payload: bytes, tenant: str, received_ns: int
+    signal: Signal, payload: bytes, tenant: str, received_ns: int, pause: Callable[[], None]
 ) -> tuple[Decoded[SpanEvent] | Decoded[LogEvent] | int, int, list[Rejected]]:
     if signal is Signal.METRICS:
         points = count_metric_points(payload)
         return points, points, []
     decoded: Decoded[SpanEvent] | Decoded[LogEvent]
     if signal is Signal.TRACES:
-        decoded = decode_traces(payload, tenant, received_ns)
+        decoded = decode_traces(payload, tenant, received_ns, pause)
     else:
         decoded = decode_logs(payload, tenant, received_ns)
     return decoded, len(decoded.events), decoded.rejected

@@ -179,6 +179,7 @@ def make_app(
             *upkeep_routes(host),
             *hook_routes(
                 lambda event: host.decide(event),  # noqa: PLW0108  # the host may not be complete yet
+                expect=lambda: host.expect_hook(),  # noqa: PLW0108  # likewise
                 metrics=HookMetrics(host.registry),
                 redact=redact_hook,
             ),

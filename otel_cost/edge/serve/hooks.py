@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -26,6 +27,7 @@ from otel_cost.errors import DecodeError, whereabouts
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from starlette.requests import Request
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.telemetry import HookMetrics
 
     Decide = Callable[[HookEvent], Future[Decision]]
+    Expect = Callable[[], AbstractContextManager[Decide]]
 
 MAX_BYTES: Final = 4 * 2**20
 # Each harness gives up by itself, most after 300 ms; this only keeps calls from piling up behind a stuck engine.
@@ -46,6 +49,7 @@ _log = structlog.get_logger(__name__)
 def hook_routes(
     decide: Decide,
     *,
+    expect: Expect | None = None,
     metrics: HookMetrics | None = None,
     redact: Callable[[bytes, str], bytes] | None = None,
     now_ns: Callable[[], int] = now_ns,
@@ -57,13 +61,15 @@ def hook_routes(
     Args:
         decide: what to answer, which must not block; it is called on the event loop.
             `event.dialect` and `event.raw` are what a journal keeps of the call.
+        expect: is told that a call is about to be read, and gives what decides it, which may
+            take a few milliseconds; None: `decide` does.
         metrics: counts the calls, by what came of them.
         redact: takes out of a tenant's call what must not come to rest.
         now_ns: receive time.
         max_bytes: a longer body is not read.
         limit_s: an answer that takes longer is no objection.
     """
-    desk = _Desk(decide, metrics, redact, now_ns, max_bytes, limit_s)
+    desk = _Desk(decide, expect, metrics, redact, now_ns, max_bytes, limit_s)
 
     async def neutral(request: Request) -> Response:
         return await desk.answer("neutral", request)
@@ -83,35 +89,47 @@ class _Desk:
     def __init__(
         self,
         decide: Decide,
+        expect: Expect | None,
         metrics: HookMetrics | None,
         redact: Callable[[bytes, str], bytes] | None,
         now_ns: Callable[[], int],
         max_bytes: int,
         limit_s: float,
     ) -> None:
-        self._decide, self._metrics, self._redact, self._now_ns = decide, metrics, redact, now_ns
+        self._decide, self._expect = decide, expect
+        self._metrics, self._redact, self._now_ns = metrics, redact, now_ns
         self._max_bytes, self._limit_s = max_bytes, limit_s
 
     async def answer(self, dialect: str, request: Request) -> Response:
         if dialect not in HOOKS:
             return self._no_objection("unknown dialect", "unknown", asked=dialect[:40])
+        expect = self._expect if _is_short(request) else None
+        try:
+            with nullcontext(self._decide) if expect is None else expect() as decide:
+                return await self._answer(dialect, request, decide)
+        except Exception as error:  # noqa: BLE001  # fail open, whatever it was
+            self._count(dialect, "failed")
+            # Where it went wrong, not what was said there: messages quote content.
+            _log.error("a hook call could not be answered", dialect=dialect, **whereabouts(error))
+            return _reply(unanswered(dialect, "it could not be decided"))
+
+    async def _answer(self, dialect: str, request: Request, decide: Decide) -> Response:
         body = await read_body(request, self._max_bytes)
         if body is None:
             return self._no_objection("hook payload too large or cut off", dialect)
         began = time.perf_counter()
         try:
             event = await self._read(dialect, body, tenant_of(request.scope))
-            decision = await asyncio.wait_for(asyncio.wrap_future(self._decide(event)), self._limit_s)
+            answer = decide(event)
+            if answer.done():  # most are; the loop's ways to wait for it take their time
+                decision = answer.result()
+            else:
+                decision = await asyncio.wait_for(asyncio.wrap_future(answer), self._limit_s)
             reply = _reply(answer_hook(dialect, event, decision), _memory(dialect, decision))
         except DecodeError as error:
             return self._no_objection(f"not understood: {error}", dialect, bytes=len(body))
         except TimeoutError:
             return self._no_objection("not decided in time", dialect)
-        except Exception as error:  # noqa: BLE001  # fail open, whatever it was
-            self._count(dialect, "failed")
-            # Where it went wrong, not what was said there: messages quote content.
-            _log.error("a hook call could not be answered", dialect=dialect, **whereabouts(error))
-            return _reply(unanswered(dialect, "it could not be decided"))
         self._count(dialect, str(decision.verb), time.perf_counter() - began)
         return reply
 
@@ -131,6 +149,12 @@ class _Desk:
     def _count(self, dialect: str, outcome: str, seconds: float | None = None) -> None:
         if self._metrics is not None:
             self._metrics.answered(dialect, outcome, seconds)
+
+
+def _is_short(request: Request) -> bool:
+    """Its body is told to be, and so will be here in a moment."""
+    told = request.headers.get("content-length", "")
+    return told.isdecimal() and int(told[:12]) <= _LONG_BYTES
 
 
 def _memory(dialect: str, decision: Decision) -> dict[str, str]:

@@ -16,6 +16,7 @@ from otel_cost.edge.serve.people import silences_of, with_people
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from prometheus_client import CollectorRegistry
@@ -88,6 +89,9 @@ class Host(Protocol):
 
     def decide(self, event: HookEvent) -> Future[Decision]:
         """What a harness is to be told at this event, which is also taken in. Does not block."""
+
+    def expect_hook(self) -> AbstractContextManager[Callable[[HookEvent], Future[Decision]]]:
+        """Such an event is about to be read; what it gives takes the place of `decide`, and may take milliseconds."""
 
 
 _REMEMBERED: Final = 100  # answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ class FakeHost:
             }
             for rule, share, group in rows
         ][:limit]  # fmt: skip
+
+    def expect_hook(self):
+        return nullcontext(self.decide)
 
     def allow(self, told, tenant):
         return {"exception": dict(told), "file": "x.yaml", "rules_hash": "0"}
