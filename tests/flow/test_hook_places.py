@@ -124,7 +124,7 @@ loops:
   - {name: same-error-still, detect: repeated_error, with: {count: 6}, do: [{stop: {}}]}
   - {name: same-call, detect: exact_repeat, with: {count: 5}, do: [{warn: {}}]}
 budgets:
-  - {name: run-cap, per: [run], limit: {usd: 0.001}, at_limit: {do: [{ask: {}}]}}
+  - {name: run-cap, per: [run], limit: {usd: 0.0005}, at_limit: {do: [{ask: {}}]}}
 escalation:
   - name: strong
     models: ["*opus*"]
@@ -214,9 +214,9 @@ def test_what_stands_and_what_was_told_is_a_function_of_the_journal(tmp_path: Pa
     def asked_in_between(*arguments: Any) -> Iterator[None]:
         for _ in feeding(*arguments):
             chance = dice.random()
-            if chance < 0.1:
+            if chance < 0.3:
                 live._backlog.put_hook(random_hook(dice, next(numbers)), Future())
-            elif chance < 0.2:
+            elif chance < 0.6:
                 visit(live, random_hook(dice, next(numbers)))
             yield
 
