@@ -126,7 +126,7 @@ def test_explain_tells_the_story(data_dir, capsys) -> None:
         "It cost $2.50 at least: not all calls have a full price (1 × unknown model)",
         "$0.50 of it was wasted (20 %)",
         "Bash failed the same way 3 times",
-        "from 14:13:23 on (t1)",
+        "from 14:13:23 on (Bash)",
         "wasted $0.50; decides deny",
         "└─",
         "no price",
