@@ -121,6 +121,7 @@ class Engine:
     ) -> None:
         self.book = book
         self.settings = settings or Settings()
+        self._settle_ns = self.settings.settle_ns
         self._snapshots = snapshots
         self.runs = Runs(book.charge, self.settings.caps, self if snapshots is not None else None)
         self.rules = rules
@@ -137,7 +138,7 @@ class Engine:
         self._effects = Effects()
         self._held: deque[Held] = deque()
         self._verdicts: dict[tuple[str, bytes, bytes], tuple[str, str]] = {}  # tenant, trace, span → decision, rule
-        self._rows: deque[tuple[int, Run, str]] = deque()  # (due, run, call id): not yet written
+        self._rows: deque[tuple[int, tuple[Run, str]]] = deque()  # (due, (run, call id)): not yet written
         self._unwritten: set[tuple[Run, str]] = set()
         self._gone: dict[tuple[str, str], tuple[int, Run]] = {}  # tenant, call id → when the ledger is told
         self._standing = Standing(closed_by(rules))
@@ -454,10 +455,10 @@ class Engine:
         if self._gone:
             self._leave(key for key, (due_ns, _) in self._gone.items() if due_ns <= now_ns)
         while self._rows and self._rows[0][0] <= now_ns:
-            _, run, call_id = self._rows.popleft()
-            if (run, call_id) in self._unwritten:
-                self._unwritten.discard((run, call_id))
-                self._write(run.current, call_id, now_ns)
+            _, row = self._rows.popleft()
+            if row in self._unwritten:
+                self._unwritten.discard(row)
+                self._write(row[0].current, row[1], now_ns)
             yield
         # Looked for anew each time: a hook call may have woken or joined the next one.
         while (idle := next(self.runs.idle(now_ns), None)) is not None:
@@ -738,15 +739,18 @@ class Engine:
             return  # a sum of calls has no shape
         if self._escalation.active:
             self._budgets(self._escalation.take(run, change, now_ns), now_ns)
-        if self._standing.refused(call, run.tenant, run.sessions):
+        if call.kind is Kind.TOOL and self._standing.refused(call, run.tenant, run.sessions):
             return  # our own refusal is no failure of theirs
         if call.charge.reason is not Reason.MISSING_MODEL:  # else its parents, still to come, may name the model
-            self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)
+            alerts = self._watch.feed(run, call, now_ns)
+            if alerts or self._exemptions.news:
+                self._loops(run, call, alerts, now_ns)
 
     def _schedule(self, run: Run, call_id: str, now_ns: int) -> None:
-        if (run, call_id) not in self._unwritten:
-            self._unwritten.add((run, call_id))
-            self._rows.append((now_ns + self.settings.settle_ns, run, call_id))
+        row = (run, call_id)
+        if row not in self._unwritten:
+            self._unwritten.add(row)
+            self._rows.append((now_ns + self._settle_ns, row))
 
     def _leave(self, gone: Iterable[tuple[str, str]]) -> None:
         """Calls that are none leave the ledger."""
@@ -764,11 +768,14 @@ class Engine:
             run.told.setdefault(call.id, call.nano)
             if call.charge.reason is Reason.MISSING_MODEL and call.step.source is not Source.METRIC:
                 self._loops(run, call, self._watch.feed(run, call, now_ns), now_ns)
-            self._alerts(self.policy.notice(run, call, now_ns))
+            notices = self.policy.notice(run, call, now_ns)
+            if notices or self._exemptions.news:
+                self._alerts(notices)
             # The detectors have seen it, and another record of the same call would have come by now.
             call.step.forget_content()
             for step in call.steps:
-                step.forget_content()
+                if step is not call.step:
+                    step.forget_content()
 
     def _correct(self, run: Run, call: Call, old_nano: int | None, new_nano: int | None, why: str, now_ns: int) -> None:
         if old_nano == new_nano:

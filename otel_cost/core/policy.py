@@ -49,6 +49,7 @@ _FACTS: Final[dict[str, Callable[[Run, Call], object]]] = {
 }
 # What 64 bits do not hold is a sender's mistake, and must not stop the engine.
 _MOST: Final = 2**62
+_NOT_KNOWN: Final = frozenset({Reason.UNKNOWN_MODEL, Reason.UNKNOWN_PROVIDER})
 _MOST_NOTICES: Final = 10_000
 _SLICE: Final = 500  # counters that are looked at at a time: a millisecond
 
@@ -163,20 +164,20 @@ class Policy:
             }
             self._over = {name: over_ns for name, over_ns in self._over.items() if name in self._told}
 
-    def notice(self, run: Run, call: Call, now_ns: int) -> Iterator[Alert]:
+    def notice(self, run: Run, call: Call, now_ns: int) -> Iterable[Alert]:
         """A model or provider without a price is said once for each tenant."""
-        if self._unknown_price == "off" or call.charge.reason not in {Reason.UNKNOWN_MODEL, Reason.UNKNOWN_PROVIDER}:
-            return
+        if self._unknown_price == "off" or call.charge.reason not in _NOT_KNOWN:
+            return ()
         step = call.step
         key = (run.tenant, step.provider, step.model)
         if key in self._noticed:
-            return
+            return ()
         if len(self._noticed) >= _MOST_NOTICES:
             self._noticed.clear()
         self._noticed.add(key)
         fingerprint = _fingerprint(run.tenant, "unknown_price", step.provider or "", step.model or "")
         spans = (step.span_id,) if step.span_id else ()
-        yield Alert(
+        alert = Alert(
             id=f"{fingerprint}-1",
             tenant=run.tenant,
             run_id=run.id,
@@ -197,6 +198,7 @@ class Policy:
             fingerprint=fingerprint,
             evidence={"provider": step.provider, "model": step.model, "reason": call.charge.reason.value},
         )
+        return (alert,)
 
     # --- what others tell ---------------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class Run:
     found_by: str | None = None  # the session by which `Runs` found it last
     absorbed_by: Run | None = None
     relabelled: bool = False  # its id or who it is for has changed since the engine last looked
+    _id: tuple[int, int, str] | None = None
     _who: dict[str, tuple[tuple[int, bytes], str]] = field(default_factory=dict)
     _who_said: dict[str, str] | None = None  # made when asked for, shared by every call of the run
     _ids: dict[str, Step] = field(default_factory=dict)
@@ -97,9 +98,14 @@ class Run:
     @property
     def id(self) -> str:
         """The smallest conversation id, else the smallest trace id: the same in any order of arrival."""
-        if self.sessions:
-            return min(self.sessions)
-        return min(self.traces.keys() - {b""}, default=b"").hex() or self.sender
+        sessions, traces = len(self.sessions), len(self.traces)  # neither ever loses one
+        known = self._id
+        if known is not None and known[0] == sessions and known[1] == traces:
+            return known[2]
+        name = min(self.sessions) if sessions else min(self.traces.keys() - {b""}, default=b"").hex() or self.sender
+        if name is not self.sender:
+            self._id = (sessions, traces, name)
+        return name
 
     @property
     def current(self) -> Run:

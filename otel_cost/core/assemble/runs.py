@@ -22,7 +22,7 @@ from otel_cost.core.model.vocabulary import Source
 from otel_cost.core.normalise._metric import sender_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.event import MetricPoint, Resource
@@ -58,11 +58,15 @@ class Caps:
 
 # An SDK's own root trace and the framework's span of the same call come within one export interval of each other.
 _GUESS_WINDOW: Final = 65_536
+_ALIKE: Final = 64
 
 # What is remembered of senders that tell calls one by one.
 _MOST_SERVICES: Final = 1024
 _MOST_PROCESSES: Final = 16_384
 _MOST_HOURS: Final = 48
+
+_NO_RUNS: Final[tuple[tuple[Run, Run], ...]] = ()
+_NO_NAMES: Final[list[tuple[str, str]]] = []
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -73,6 +77,7 @@ class Runs:
 
     def __init__(self, charge: Callable[[Step], Charge], caps: Caps, archive: Archive | None = None) -> None:
         self._charge = charge
+        self._most_steps = caps.run_steps
         self._caps = caps
         self._archive = archive
         self._open: OrderedDict[Run, None] = OrderedDict()  # least recently active first
@@ -170,30 +175,49 @@ class Runs:
 
     def take(self, tenant: str, trace_id: bytes, step: Step | None, position: int, now_ns: int) -> Run:
         """The run of an event, opened, woken or united from several as the event's keys ask for."""
-        self._at = max(self._at, position)
-        keys: list[tuple[str, str | bytes]] = []
-        if trace_id:
-            keys.append((tenant, trace_id))
+        if position > self._at:  # noqa: PLR1730  asked for every span
+            self._at = position
+        session, names = None, _NO_NAMES
         if step is not None:
-            if step.session:
-                keys.append((tenant, f"session:{step.session}"))
-            keys.extend((tenant, key) for key in step.ids if not key.startswith(REPEATABLE))
-        if len(keys) == 1:
-            run = self._by_key.get(keys[0])
-            if run is not None:
+            session = step.session
+            if step.ids:
+                names = [(tenant, name) for name in step.ids if not name.startswith(REPEATABLE)]
+        run = self._by_key.get((tenant, trace_id)) if trace_id else None
+        if run is not None and not session and not names:
+            run.active_ns = now_ns
+        else:
+            # A run that was found by a session is found by it as long as it is open.
+            if run is None or (session and session != run.found_by) or not self._are_its(run, names):
+                keys: list[tuple[str, str | bytes]] = [(tenant, trace_id)] if trace_id else []
+                if session:
+                    keys.append((tenant, f"session:{session}"))
+                keys += names
+                run = self._find_or_open(tenant, keys, position)
+                if session:
+                    run.join_session(session)
+                    run.found_by = session
+            if now_ns > run.active_ns:  # noqa: PLR1730
                 run.active_ns = now_ns
-                self._touched(run)
-                return run
-        run = self._find_or_open(tenant, keys, position)
-        if step is not None and step.session:
-            run.join_session(step.session)
-        run.active_ns = max(run.active_ns, now_ns)
         self._touched(run)
         return run
 
+    def _are_its(self, run: Run, names: list[tuple[str, str]]) -> bool:
+        """Is no other run found by one of these names? Then this one is, from now on."""
+        fresh = []
+        for name in names:
+            known = self._by_key.get(name)
+            if known is None:
+                fresh.append(name)
+            elif known is not run:
+                return False
+        for name in fresh:
+            self._by_key[name] = run
+            self._keys[run].append(name)
+        return True
+
     def _touched(self, run: Run) -> None:
         self._open.move_to_end(run)
-        if len(run.steps) > self._caps.run_steps:
+        if len(run.steps) > self._most_steps:
             self._large[run] = None
             self._large.move_to_end(run)
 
@@ -264,8 +288,10 @@ class Runs:
         self._united.append((a, b))
         return a
 
-    def united(self) -> list[tuple[Run, Run]]:
+    def united(self) -> Sequence[tuple[Run, Run]]:
         """Runs that became one since the last call: (the one that stays, the one that went)."""
+        if not self._united:
+            return _NO_RUNS
         united, self._united = self._united, []
         return united
 
@@ -278,25 +304,27 @@ class Runs:
         key = guess_key(step)
         if key is None or step.source is not Source.SPAN:
             return run
-        run = self._match(run, step)
         slot = (step.tenant, key)
         bucket = self._twins.get(slot)
         if bucket is None:
             bucket = self._twins[slot] = []
             if len(self._twins) > _GUESS_WINDOW:
                 self._twins.popitem(last=False)
+        elif bucket:
+            run = self._match(run, step, bucket)
         bucket.append((ref(run), step))
-        del bucket[:-64]
+        if len(bucket) > _ALIKE:
+            del bucket[0]
         if not step.parent_id:
             # What a root encloses came before it, when it was not known that nothing else is above.
             for inner in run.related(step):
-                run = self._match(run, inner)
+                key = guess_key(inner)
+                if key is not None:
+                    run = self._match(run, inner, self._twins.get((inner.tenant, key), ()))
         return run
 
-    def _match(self, run: Run, step: Step) -> Run:
-        key = guess_key(step)
-        bucket = None if key is None else self._twins.get((step.tenant, key))
-        for known, theirs in bucket or ():
+    def _match(self, run: Run, step: Step, bucket: Iterable[tuple[ref[Run], Step]]) -> Run:
+        for known, theirs in bucket:
             other = known()
             if (
                 other is not None
