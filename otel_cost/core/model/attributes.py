@@ -292,9 +292,10 @@ _SCALARS: Final = frozenset({"string_value", "bool_value", "int_value", "double_
 
 def text(attributes: Attributes, *keys: str) -> str | None:
     """The first of `keys` that holds a non-empty text."""
+    get = attributes.get
     for key in keys:
-        value = attributes.get(key)
-        if isinstance(value, str) and value:
+        value = get(key)
+        if value and isinstance(value, str):
             return value
     return None
 

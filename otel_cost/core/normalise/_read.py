@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otel_cost.core.decode.otlp import span_events
 from otel_cost.core.model.attributes import ask, text
+from otel_cost.core.model.event import STATUS_ERROR
 from otel_cost.core.model.money import usd_to_nano
 
 if TYPE_CHECKING:
@@ -201,6 +202,8 @@ WELL: Final = Failure()
 def failure_of(span: SpanEvent) -> Failure:
     """Status ERROR or an `error.type` make a failure; its words come from the status, else the exception event."""
     attributes = span.attributes
+    if span.status_code != STATUS_ERROR and "error.type" not in attributes:
+        return WELL  # as nearly always
     told = attributes.get("error.type")
     kind = str(told) if told not in (None, "") else None
     if not span.is_error and kind is None:

@@ -234,15 +234,16 @@ class Destination:
         What memory does not hold goes to disk. Where there is no spill, or it is full and
         set to refuse, `is_full` says so, on which the receivers refuse new requests (retryably).
         """
-        by_signal: dict[Signal, list[Outgoing]] = {}
-        for record in outgoing:
-            by_signal.setdefault(record.signal, []).append(record)
-        for signal, records in by_signal.items():
-            self._offer(signal, records)
+        signals = [record.signal for record in outgoing]
+        for signal in Signal:
+            # Counting is cheap; to hash a member for each record would cost more than all the rest.
+            if count := signals.count(signal):
+                alike = count == len(signals)
+                self._offer(signal, [record for record in outgoing if alike or record.signal is signal])
 
     def _offer(self, signal: Signal, records: list[Outgoing]) -> None:
-        position = min(record.position for record in records)
-        highest = max(record.position for record in records)
+        positions = [record.position for record in records]
+        position, highest = min(positions), max(positions)
         known: list[Outgoing] = []
         if position <= self._resume_after:
             known = [record for record in records if record.position <= self._resume_after]
@@ -268,7 +269,7 @@ class Destination:
                 books.drop(NOT_TAKEN, items)
                 return
             books.pending += items
-            size = sum(len(record.raw) + len(record.extra) for record in records)
+            size = sum([len(record.raw) + len(record.extra) for record in records])
             lane = self._lanes[signal]
             was_empty = not lane.chunks
             lane.chunks.append(_Chunk(records, size, position, time.monotonic()))
