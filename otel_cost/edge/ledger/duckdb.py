@@ -147,6 +147,10 @@ _TYPES: Final = {TEXT: DataType.utf8(), INT: DataType.int64(), BLOB: DataType.bi
 
 # A commit that cannot write its log is a TransactionException; there is no other writer to conflict with.
 _NOT_NOW: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException, duckdb.TransactionException)
+_NOT_TO_BE_READ: Final = (
+    duckdb.IOException, duckdb.OutOfMemoryException, duckdb.ConnectionException, duckdb.InterruptException,
+)  # fmt: skip
+_CUTS, _CUT_S = 40, 0.05
 
 # A report may run beside the engine for seconds: one thread for it, one for the writer. Checkpoints rewrite the
 # key's index: four times rarer than by default makes a row a third cheaper.
@@ -175,6 +179,9 @@ class DuckDbLedger(SqlLedger):
         super().__init__()
         self._path, self._read_only = path, read_only
         self._lock = threading.Lock()
+        self._readers: set[Connection] = set()
+        self._reading_changes = threading.Condition()
+        self._is_closing = False
         self._db = self._open()
         # Calls of open runs as they stand in the ledger: a closing run writes only what differs.
         self._written: dict[str, tuple[str, Call]] = {}  # call id → (run id, call)
@@ -235,8 +242,28 @@ class DuckDbLedger(SqlLedger):
         return oldest is not None and oldest[0] is not None and int(oldest[0]) <= len(MIGRATIONS)
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        with self._lock, self._closing():
+            pass
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Close the connection; whoever comes to read waits until the block is over.
+
+        DuckDB refuses to close while anybody reads, so readers are cut off and told that the ledger is away.
+        """
+        with self._reading_changes:
+            self._is_closing = True
+            try:
+                for _ in range(_CUTS):
+                    for reader in self._readers:
+                        reader.interrupt()
+                    if self._reading_changes.wait_for(lambda: not self._readers, _CUT_S):
+                        break
+                self._db.close()
+                yield
+            finally:
+                self._is_closing = False
+                self._reading_changes.notify_all()
 
     @property
     def is_shared(self) -> bool:
@@ -379,8 +406,8 @@ class DuckDbLedger(SqlLedger):
         except duckdb.Error:
             # DuckDB gave the whole database up, as it does when its log cannot be written: it must be opened anew.
             if self._path is not None:
-                self._db.close()
-                self._db = self._open()
+                with self._closing():
+                    self._db = self._open()
 
     def _write_calls(self, batch: Batch, facets: Numbers, rates: Numbers, *, trusting: bool) -> list[tuple[str, Call]]:
         calls, gone = calls_to_write(batch, self._written)
@@ -496,9 +523,18 @@ class DuckDbLedger(SqlLedger):
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         try:
-            with self._db.cursor() as cursor:
+            with self._reading_changes:
+                self._reading_changes.wait_for(lambda: not self._is_closing)
+                cursor = self._db.cursor()
+                self._readers.add(cursor)
+            try:
                 yield cursor
-        except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.ConnectionException) as error:
+            finally:
+                with self._reading_changes:
+                    cursor.close()
+                    self._readers.discard(cursor)
+                    self._reading_changes.notify_all()
+        except _NOT_TO_BE_READ as error:
             raise LedgerUnavailableError(f"ledger cannot be read: {_first_line(error)}") from error
 
     def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "assemble"))
 from test_snapshot import OF_VERSION_2
 
 from otel_cost.core.model.effects import Effects
-from otel_cost.edge.ledger import Batch
+from otel_cost.edge.ledger import Batch, LedgerUnavailableError
 from otel_cost.edge.ledger import duckdb as duckdb_ledger
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.writer import LedgerWriter
@@ -222,3 +224,51 @@ def test_only_of_runs_that_were_written_before_it_is_looked_for_rows(
     rows = {table: ledger._rows(f"SELECT count(*) FROM {table}") for table in ("runs", "run_keys", "run_joins")}
     assert rows == {"runs": [(1,)], "run_keys": [(2,)], "run_joins": [(2,)]}
     ledger.close()
+
+
+def test_it_can_be_closed_while_others_read(tmp_path: Path) -> None:
+    """Whoever comes too late is told so; closing fails for nobody's question, and waits for no long answer."""
+    for number in range(20):
+        ledger = DuckDbLedger(tmp_path / f"{number}.duckdb")
+        closed = threading.Event()
+        problems: list[Exception] = []
+
+        def ask(ledger: DuckDbLedger = ledger, closed: threading.Event = closed, problems: list = problems) -> None:
+            while not closed.is_set():
+                try:
+                    ledger.cursor()
+                except LedgerUnavailableError:
+                    pass
+                except Exception as error:  # noqa: BLE001  # whatever else it is fails the test
+                    problems.append(error)
+
+        readers = [threading.Thread(target=ask) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        time.sleep(0.01)
+        try:
+            ledger.close()
+        finally:
+            closed.set()
+        for reader in readers:
+            reader.join()
+        assert not problems
+
+
+def test_a_long_question_does_not_keep_it_from_being_closed(tmp_path: Path) -> None:
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    answers: list[object] = []
+
+    def ask() -> None:
+        try:
+            answers.append(ledger._rows("SELECT sum(hash(a.range + b.range)) FROM range(10_000_000) a, range(1_000) b"))
+        except LedgerUnavailableError as error:
+            answers.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not ledger._readers:
+        time.sleep(0.01)
+    ledger.close()
+    asking.join(20)
+    assert answers == ["ledger cannot be read: INTERRUPT Error: Interrupted!"]
