@@ -120,6 +120,8 @@ def test_a_price_names_its_source_its_day_and_who_took_it() -> None:
 
 def test_the_id_is_of_the_content() -> None:
     assert written(LIST).id == written(LIST).id
+    elsewhere = compile_book([layer_of(parse_document(LIST, "/srv/prices/ours.yaml"))])
+    assert elsewhere.id == written(LIST).id
     assert written(LIST).id != written(LIST.replace("input_mtok: 1", "input_mtok: 1.1")).id
     assert len(shipped().id) == 64
 
