@@ -178,6 +178,7 @@ class LedgerWriter:
                 self._state.notify_all()
             if news is None:
                 return
+            batch.let_go(self._ledger.pause)
 
     def _due(self) -> bool:
         if self._cursor is None:

@@ -272,3 +272,14 @@ def test_a_long_question_does_not_keep_it_from_being_closed(tmp_path: Path) -> N
     ledger.close()
     asking.join(20)
     assert answers == ["ledger cannot be read: INTERRUPT Error: Interrupted!"]
+
+
+def test_a_batch_that_is_written_is_freed_in_pieces() -> None:
+    """Others come first between two of them; nothing of it is left, and what the ledger remembers is not touched."""
+    batch = batch_of(*(cases.a_call(f"c{number}") for number in range(5)))
+    calls = [word for word in batch.calls.values() if word is not None]
+    batch.add(Effects(alerts=[cases.an_alert(["c1"])], closed=[cases.a_run([calls[0][1]])]))
+    left: list[int] = []
+    batch.let_go(lambda: left.append(len(batch.closed) + len(batch.calls) + len(batch.alerts)))
+    assert left == [6, 5, 4, 3, 2, 1, 0]
+    assert len(calls) == 5
