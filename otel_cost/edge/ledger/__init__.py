@@ -136,7 +136,7 @@ class Batch:
         self.rows += len(effects.gone) + len(effects.calls) + len(effects.alerts) + len(effects.corrections)
 
     def let_go(self, pause: Callable[[], None]) -> None:
-        """Free what is in it, piece by piece: all at once it keeps the interpreter from everybody for 10 ms and more."""
+        """Free what is in it, piece by piece: all at once it keeps the interpreter from others for 10 ms and more."""
         for things in (self.closed, self.calls, self.alerts, self.outcomes):
             while things:
                 things.popitem()
