@@ -342,7 +342,7 @@ class Policy:
                 if crossing is None:
                     yield _resolved(alert, now_ns, {})
                     continue
-                self._open[name] = (alert, self._order(crossing, self._offender(crossing, None)))
+                self._goes_on(alert, crossing)
             self._before[name] = alert
 
     def _keep(self, spends: Iterable[tuple[str, Spend]]) -> Iterator[tuple[str, Spend]]:
@@ -447,7 +447,7 @@ class Policy:
             if crossing is not None:
                 self._before[name] = alert
                 if alert.state == "firing":
-                    self._open[name] = (alert, self._order(crossing, self._offender(crossing, None)))
+                    self._goes_on(alert, crossing)
         stood = {name: alert for name, (alert, _) in old._open.items() if name not in self._before}
         return list(self._settle(stood, now_ns))
 
@@ -464,7 +464,7 @@ class Policy:
         self._found = {name: crossing for name, crossing in self._found.items() if name in self._before}
         for name, crossing in found.items():
             if name in before:
-                self._open[name] = (before[name], self._order(crossing, self._offender(crossing, None)))
+                self._goes_on(before[name], crossing)
             elif name in self._told and not self._budgets.stands(crossing, now_ns):
                 self._muted.add(name)  # its end was told; ours comes with the next tick
             else:
@@ -472,6 +472,10 @@ class Policy:
         for name, alert in before.items():
             if name not in found:
                 yield self._end(alert, now_ns)
+
+    def _goes_on(self, alert: Alert, crossing: Crossing, run: Run | None = None) -> None:
+        """What was told before stands, and orders what the rules say now."""
+        self._open[alert.fingerprint] = (alert, self._order(crossing, self._offender(crossing, run)))
 
     def _end(self, alert: Alert, now_ns: int) -> Alert:
         """What was told before stands no longer, or is not expected to."""
@@ -573,7 +577,7 @@ class Policy:
             del self._before[name]
             self._found.pop(name, None)
             if told.state == crossing.state == "firing":
-                self._open[name] = (told, self._order(crossing, self._offender(crossing, run)))
+                self._goes_on(told, crossing, run)
                 return
             if told.state != "firing":
                 self._over[name] = told.at_ns

@@ -39,11 +39,8 @@ class Parents:
         if self._mask:
             return self._put(int.from_bytes(span, "big"), int.from_bytes(parent, "big"))
         spans = self._spans
-        at = spans.find(span)
-        while at >= 0:
-            if not at % _ID:
-                return False
-            at = spans.find(span, at + 1)
+        if spans.find(span) >= 0 and self._at(span) >= 0:
+            return False
         spans += span
         self._above += parent or _ROOT
         self.count += 1
@@ -56,9 +53,7 @@ class Parents:
         if self._mask:
             found = self._get(int.from_bytes(span, "big"))
             return None if found is None else found.to_bytes(_ID, "big") if found else b""
-        at = self._spans.find(span)
-        while at % _ID and at >= 0:
-            at = self._spans.find(span, at + 1)
+        at = self._at(span)
         if at < 0:
             return None
         parent = bytes(self._above[at : at + _ID])
@@ -78,6 +73,13 @@ class Parents:
         if self.count < len(keys):
             words = array("Q", [word for at in range(0, len(words), 2) if words[at] for word in words[at : at + 2]])
         return words
+
+    def _at(self, span: bytes) -> int:
+        """Where one of the few is; what is found across two others is none."""
+        at = self._spans.find(span)
+        while at % _ID and at >= 0:
+            at = self._spans.find(span, at + 1)
+        return at
 
     def _put(self, span: int, parent: int) -> bool:
         keys, mask = self._keys, self._mask
@@ -118,13 +120,8 @@ class Parents:
 
     def _move(self, spans: array[int], above: array[int], size: int) -> None:
         """Into arrays of `size` slots, a power of two."""
-        mask = self._mask = size - 1
-        keys = self._keys = array("Q", bytes(size * _ID))
-        values = self._values = array("Q", bytes(size * _ID))
+        self._mask, self.count = size - 1, 0
+        self._keys, self._values = array("Q", bytes(size * _ID)), array("Q", bytes(size * _ID))
         for span, parent in zip(spans, above, strict=True):
             if span:
-                slot = (span * _MIX & _WORD) >> 32 & mask
-                while keys[slot]:
-                    slot = slot + 1 & mask
-                keys[slot] = span
-                values[slot] = parent
+                self._put(span, parent)

@@ -268,9 +268,8 @@ def _charges(state: dict[str, Any], steps: Sequence[Step]) -> Iterator[tuple[str
         else:
             usage = Usage(**dict(zip(Usage.__slots__, usage_said, strict=True)))
         items = tuple(
-            Item(by.unit, by.part, quantity, by.rate, nano, by.source, by.valid_from)
+            tariffs[number].item(quantity, nano)
             for number, quantity, nano in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-            for by in (tariffs[number],)
         )
         yield call_id, (members,) if isinstance(members, int) else tuple(members), _charge_back(said, usage, items)
 

@@ -197,7 +197,7 @@ def ask(*keys: str, prefixes: Iterable[str] = ()) -> None:
 
 
 def _look_through(keys: tuple[str, ...]) -> Shape:
-    """The shape of a set of keys that is not known; senders choose keys, so few sets are kept, and no large ones."""
+    """The shape of a set of keys that is not known."""
     learnt = _LEARNT
     wanted: list[str] = []
     for key in keys:
@@ -205,10 +205,7 @@ def _look_through(keys: tuple[str, ...]) -> Shape:
         if is_wanted if is_wanted is not None else _learn(key):
             wanted.append(key)
     shape = _shared_shape(tuple(wanted))
-    if len(keys) <= _MOST_KEYS and max(map(len, keys), default=0) < _LONG_KEY:
-        if len(_SHAPES) >= _MOST_SHAPES:
-            _SHAPES.clear()
-        _SHAPES[keys] = shape
+    _keep(_SHAPES, keys, shape)
     return shape
 
 
@@ -217,11 +214,16 @@ def _shared_shape(keys: tuple[str, ...]) -> Shape:
     shape = _BY_WANTED.get(keys)
     if shape is None:
         shape = Shape(keys)
-        if len(keys) <= _MOST_KEYS and max(map(len, keys), default=0) < _LONG_KEY:
-            if len(_BY_WANTED) >= _MOST_SHAPES:
-                _BY_WANTED.clear()
-            _BY_WANTED[keys] = shape
+        _keep(_BY_WANTED, keys, shape)
     return shape
+
+
+def _keep(shapes: dict[tuple[str, ...], Shape], keys: tuple[str, ...], shape: Shape) -> None:
+    """Senders choose keys: few sets are kept, and no large ones."""
+    if len(keys) <= _MOST_KEYS and max(map(len, keys), default=0) < _LONG_KEY:
+        if len(shapes) >= _MOST_SHAPES:
+            shapes.clear()
+        shapes[keys] = shape
 
 
 def _learn(key: str) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from otel_cost.core.model.vocabulary import Basis, Flag, Reason, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from otel_cost.core.model.money import Rate
     from otel_cost.core.model.usage import Usage
 
@@ -22,6 +23,10 @@ class Tariff(NamedTuple):
     rate: Rate
     source: str
     valid_from: str | None
+
+    def item(self, quantity: int, nano: int) -> Item:
+        """The line of a charge for so much of it; `nano`: its share, nano-USD."""
+        return Item(self.unit, self.part, quantity, self.rate, nano, self.source, self.valid_from)
 
 
 Share = tuple[Tariff, int, int]  # by what, how much of it, nano-USD
@@ -47,17 +52,19 @@ class Item:
         return self.rate.usd * self.quantity
 
 
-class LazyItems(Sequence[Item]):
+class LazyItems(Protocol):
     """Items that are made when somebody looks at them, and what they say without making them."""
 
-    __slots__ = ()
+    def __iter__(self) -> Iterator[Item]: ...
 
-    def shares(self) -> Sequence[Share]:
-        raise NotImplementedError
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Item: ...
+
+    def shares(self) -> Sequence[Share]: ...
 
     def forget(self) -> None:
         """Nobody will look soon: they are made again when somebody does."""
-        raise NotImplementedError
 
 
 def shares_of(items: tuple[Item, ...] | LazyItems) -> Sequence[Share]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, overload
 
-from otel_cost.core.model.charge import Charge, Item, LazyItems
+from otel_cost.core.model.charge import Charge, Item
 from otel_cost.core.model.money import FEMTO_PER_NANO, Rate, split_nano
 from otel_cost.core.model.step import STANDARD_TERMS
 from otel_cost.core.model.usage import Usage
@@ -18,7 +19,7 @@ from otel_cost.core.price.plan import Compiler, Deal, Line, Period, Plan, Stack,
 from otel_cost.core.price.table import BEGINNING, END, UNITS, Layer, Model, mode_of, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from otel_cost.core.model.charge import Share
     from otel_cost.core.model.step import Step, Terms
@@ -379,7 +380,7 @@ _ESTIMATED: Final = frozenset({Flag.ESTIMATED})
 _REPORTED: Final = frozenset({Flag.REPORTED_COST})
 
 
-class Items(LazyItems):
+class Items(Sequence[Item]):
     """The items of a token charge, made when somebody looks: most charges are only added up."""
 
     __slots__ = ("_band", "_nano", "_shares", "_usage")
@@ -391,10 +392,7 @@ class Items(LazyItems):
         self._shares: Sequence[Share] | None = None
 
     def _all(self) -> tuple[Item, ...]:
-        return tuple(
-            Item(by.unit, by.part, quantity, by.rate, nano, by.source, by.valid_from)
-            for by, quantity, nano in self.shares()
-        )
+        return tuple(by.item(quantity, nano) for by, quantity, nano in self.shares())
 
     def shares(self) -> Sequence[Share]:
         shares = self._shares
@@ -431,10 +429,7 @@ class Items(LazyItems):
 def items_of(lines: Sequence[Line], nano: int) -> tuple[Item, ...]:
     """Lines as items whose rounded shares add up to the rounded whole."""
     shares = split_nano(nano, [line.rate.of(line.quantity) for line in lines])
-    return tuple(
-        Item(line.unit, line.part, line.quantity, line.rate, share, line.source, line.tariff.valid_from)
-        for line, share in zip(lines, shares, strict=True)
-    )
+    return tuple(line.tariff.item(line.quantity, share) for line, share in zip(lines, shares, strict=True))
 
 
 def _shelf(models: Mapping[str, Sequence[Model]]) -> list[Model]:
