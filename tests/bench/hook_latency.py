@@ -20,12 +20,14 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import deque
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from load import export_requests
 
+_MOST_A_SECOND = 40_000  # spans: what is sent must last
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
@@ -62,7 +64,6 @@ def main() -> None:
             before = _server(api_at)
             sender = [sys.executable, __file__, *sys.argv[1:], "--load", grpc_at]
             loader = subprocess.Popen(sender, stdout=subprocess.PIPE)
-            time.sleep(1.5)  # it makes its spans first
             assert loader.stdout is not None
             loader.stdout.readline()
             times = _ask(api_at, options.seconds, options)
@@ -137,22 +138,21 @@ def _send(options: argparse.Namespace) -> None:
 
     import grpc
 
-    bodies = export_requests(20_000, options.per_request)
+    # Made before anything is sent: on the same two cores, making them would take from the service what it measures.
+    once = export_requests(20_000, options.per_request)
+    needed = int((options.seconds + 2) * _MOST_A_SECOND / options.per_request)
+    bodies = deque(_renewed(once[turn % len(once)], turn) for turn in range(needed))
     stopped: list[bool] = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     print("begun", flush=True)
     began = time.perf_counter()
 
-    def one(number: int) -> int:
+    def one(_: int) -> int:
         sent = 0
         with grpc.insecure_channel(options.load, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             export = channel.unary_unary(EXPORT, None, None)
-            for turn in range(10**6):
-                if stopped:
-                    break
-                # Other ids each time, so that nothing is a resend.
-                body = bodies[(number + turn * options.connections) % len(bodies)]
-                export(_renewed(body, number, turn), timeout=120)
+            while bodies and not stopped:
+                export(bodies.popleft(), timeout=120)
                 sent += options.per_request
         return sent
 
@@ -161,11 +161,12 @@ def _send(options: argparse.Namespace) -> None:
     print(f"{total / (time.perf_counter() - began):,.0f} spans/s acknowledged")
 
 
-def _renewed(body: bytes, number: int, turn: int) -> bytes:
+def _renewed(body: bytes, turn: int) -> bytes:
+    """With other ids, so that nothing is a resend."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     request = ExportTraceServiceRequest.FromString(body)
-    mark = bytes([number % 256, turn % 256, turn // 256 % 256])
+    mark = turn.to_bytes(3, "big")
     for span in request.resource_spans[0].scope_spans[0].spans:
         span.trace_id = mark + span.trace_id[3:]
         for pair in span.attributes:

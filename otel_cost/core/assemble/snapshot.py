@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # 1 had a row for each step, with the name of every field once in `fields`; 2 a mapping for each call; both in zlib.
 VERSION: Final = 3
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_LEVEL: Final = 1
+_COMPRESSOR: Final = zstd.ZstdCompressor(level=1)  # a new one for each run takes longer than the run does
 _CONTENT: Final = frozenset({"arguments", "result", "error_message", "output_text"})
 _ALWAYS_WORDS: Final = frozenset({"source", "kind", "basis", "status"})
 _STEP_COLUMNS: Final = tuple(field.name for field in fields(Step) if field.name not in {*_CONTENT, "usage"})
@@ -73,7 +73,8 @@ def freeze(run: Run) -> bytes:
         "above": _elsewhere(run),
         "calls": _calls(run),
     }
-    return zstd.compress(ormsgpack.packb(state, _plain, ormsgpack.OPT_PASSTHROUGH_DATACLASS), _LEVEL)
+    packed = ormsgpack.packb(state, _plain, ormsgpack.OPT_PASSTHROUGH_DATACLASS)
+    return _COMPRESSOR.compress(packed, zstd.ZstdCompressor.FLUSH_FRAME)
 
 
 def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:

@@ -440,7 +440,7 @@ class DuckDbLedger(SqlLedger):
                 stale |= known
         if stale:
             self._clear_before(runs, stale)
-        for shape_, rows in closed_rows(runs):
+        for shape_, rows in closed_rows(runs, self._paced):
             at = shape_.columns.index("run_id")
             # To look whether there is a row the whole table is read: the more has been recorded, the longer it takes.
             _load(self._db, shape_, [row for row in rows if (row[0], row[at]) in rewritten], "INSERT OR REPLACE")

@@ -479,7 +479,7 @@ class PostgresLedger(SqlLedger):
         if not batch.closed:
             return
         runs = list(batch.closed.values())
-        rows = closed_rows(runs)
+        rows = closed_rows(runs, self._paced)
         self._clear_before(db, runs, [row for shape, keys in rows if shape is KEYS for row in keys])
         for shape, some in rows:
             _lay(db, shape, some, self._node)

@@ -278,14 +278,19 @@ def _sum_usd(amounts: Iterable[str | None]) -> str | None:
     return usd(sum(known)) if known else None
 
 
-def closed_rows(runs: Sequence[ClosedRun]) -> list[tuple[Shape, list[Values]]]:
-    """Of runs that have closed: their lines, snapshots, traces and keys. Each replaces what has the same key."""
+def closed_rows(
+    runs: Sequence[ClosedRun], paced: Callable[[Sequence[ClosedRun]], Iterator[ClosedRun]]
+) -> list[tuple[Shape, list[Values]]]:
+    """Of runs that have closed: their lines, snapshots, traces and keys. Each replaces what has the same key.
+
+    `paced`: the runs one by one, with a pause where somebody else must come first; putting one to sleep takes a while.
+    """
     keys = {(run.summary.tenant, key): run.summary.run_id for run in runs for key in run.keys}
     traces = {(trace.tenant, trace.trace_id): trace for run in runs for trace in run.traces}
     return [
         (RUNS, [_run_row(run) for run in runs]),
         (KEYS, [(tenant, key, run_id) for (tenant, key), run_id in keys.items()]),
-        (SNAPSHOTS, [(run.summary.tenant, run.summary.run_id, frozen) for run in runs if (frozen := run.snapshot())]),
+        (SNAPSHOTS, [(r.summary.tenant, r.summary.run_id, frozen) for r in paced(runs) if (frozen := r.snapshot())]),
         (TRACES, [(t.tenant, t.trace_id.hex(), t.run_id, t.nano, as_json(trace_line(t))) for t in traces.values()]),
     ]
 

@@ -90,8 +90,10 @@ class Pages:
     def warm(self) -> None:
         """Make what people open first, so that it is quick for them, too; other windows of time while that is cheap.
 
-        Where even all that the ledger holds is shown at once, nothing else needs it.
+        Where even all that the ledger holds is shown at once, nothing else needs it; least of all an empty one.
         """
+        if not self.views.ledger.runs(top=1):
+            return
         begun_s = time.monotonic()
         self.overview(None, None)
         self.workflows(None, None)
