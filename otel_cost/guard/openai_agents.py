@@ -97,12 +97,13 @@ class _Desk:
             model_settings=agent.model_settings,
         )
         known[id(agent)] = mine
-        listed = mine.get_mcp_tools
+        kind = type(mine)
 
-        async def get_mcp_tools(context: Any) -> list[Any]:  # noqa: ANN401
-            return [self.tool(tool) for tool in await listed(context)]
+        async def get_mcp_tools(one: Any, context: Any) -> list[Any]:  # noqa: ANN401
+            return [self.tool(tool) for tool in await kind.get_mcp_tools(one, context)]
 
-        mine.get_mcp_tools = get_mcp_tools
+        # A class of its own, so that what is cloned from it asks as well.
+        mine.__class__ = type(kind.__name__, (kind,), {"get_mcp_tools": get_mcp_tools})
         mine.handoffs = [self._handoff(one, known) for one in agent.handoffs]
         return mine
 

@@ -301,10 +301,13 @@ class Board(MCPServer):
     async def get_prompt(self, name: str, arguments: Any = None) -> Any: ...
 
 
-def test_tools_of_an_mcp_server_are_asked_about(serve: Serve) -> None:
+@pytest.mark.parametrize("cloned", [False, True])
+def test_tools_of_an_mcp_server_are_asked_about(serve: Serve, cloned: bool) -> None:
     serve(DENY)
     board = Board()
     agent = guarded(Agent(name="worker", model=stubborn(), mcp_servers=[board]))
+    if cloned:
+        agent = agent.clone(name="another", instructions="Be quick.")
     result = asyncio.run(Runner.run(agent, "Go.", max_turns=20))
     assert board.ran == 3
     outputs = [str(item.output) for item in result.new_items if item.type == "tool_call_output_item"]

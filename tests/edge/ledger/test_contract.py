@@ -248,6 +248,20 @@ def test_a_late_span_finds_its_run_and_the_second_close_is_the_truth(ledger: Led
     assert len(story["tree"][0]["children"]) == 2  # type: ignore[index]
 
 
+def test_a_commit_pauses_before_each_call_and_each_run_that_is_put_to_sleep(ledger: Ledger) -> None:
+    pauses = 0
+
+    def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+
+    ledger.pause = pause
+    ledger.commit(
+        batch_of(*(closed(a_call(f"c{index}", trace=f"t{index}"), run_id=f"r{index}") for index in range(5))), 1
+    )
+    assert pauses >= 10
+
+
 def test_closed_keys_come_latest_run_first(ledger: Ledger) -> None:
     for index in range(3):
         ledger.commit(batch_of(closed(a_call("a", trace=f"t{index}", start_s=index))), index)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from otel_cost.core.decide import ALLOWED, Decision, Verb
+from otel_cost.edge.right_of_way import LONG_TURN_S, TURN_S
 from otel_cost.edge.serve.hooks import hook_routes
 
 if TYPE_CHECKING:
@@ -46,6 +48,35 @@ def test_a_payload_in_its_dialect_is_answered_in_it() -> None:
     assert answer.headers["otel-cost-decision"] == "deny"
     (event,) = seen
     assert (event.dialect, event.received_ns, event.session, json.loads(event.raw)) == ("claude", 42, "s", CALL)
+
+
+def test_whoever_works_on_a_call_keeps_the_interpreter_longer_and_gives_it_back(monkeypatch) -> None:
+    said: list[float] = []
+    monkeypatch.setattr(sys, "setswitchinterval", said.append)
+    meanwhile: list[float] = []
+
+    def decide(_event: HookEvent) -> Future[Decision]:
+        meanwhile.append(said[-1])
+        answer: Future[Decision] = Future()
+        answer.set_result(DENY)
+        return answer
+
+    at_once = TestClient(Starlette(routes=hook_routes(decide)))
+    assert at_once.post("/v1/hooks/claude", json=CALL).headers["otel-cost-decision"] == "deny"
+    assert (meanwhile, said[-1]) == ([LONG_TURN_S], TURN_S)
+    at_once.post("/v1/hooks/claude", content=b"{secret")
+    assert said[-1] == TURN_S
+
+    # While it waits for another thread, that one must get the interpreter soon.
+    def elsewhere(_event: HookEvent) -> Decision:
+        for _ in range(200):
+            if said[-1] == TURN_S:
+                return DENY
+            time.sleep(0.01)
+        return ALLOWED
+
+    assert client(elsewhere).post("/v1/hooks/claude", json=CALL).headers["otel-cost-decision"] == "deny"
+    assert said[-1] == TURN_S
 
 
 def test_no_objection_is_an_empty_object() -> None:

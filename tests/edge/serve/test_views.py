@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from otel_cost.edge.ledger import LedgerUnavailableError
+from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.serve import views
+from otel_cost.edge.serve.pages import Pages
 from otel_cost.edge.serve.views import Views
 
 
@@ -86,3 +88,21 @@ def test_a_ledger_that_fails_behind_the_page_fails_before_the_next(ledger) -> No
         threading.Event().wait(0.01)
     with pytest.raises(LedgerUnavailableError):
         asked(of)
+
+
+def test_a_start_makes_pages_ready_unless_there_is_nothing_to_show(host, tmp_path) -> None:
+    asked: list[str] = []
+
+    class Watched(Pages):
+        def overview(self, since, tenant):
+            asked.append(f"overview {since}")
+            return super().overview(since, tenant)
+
+    Watched(Views(host)).warm()
+    assert asked[:2] == ["overview None", "overview all"]
+
+    host.ledger.close()
+    host.ledger = DuckDbLedger(tmp_path / "empty.duckdb")
+    asked.clear()
+    Watched(Views(host)).warm()
+    assert asked == []
