@@ -288,6 +288,7 @@ def growing(start_ns: int) -> list[bytes]:
     return bodies
 
 
+@pytest.mark.slow
 def test_over_the_ledger_it_says_what_it_says_over_the_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,6 +83,7 @@ def stopped(answer: dict[str, Any]) -> bool:
     return answer.get("continue") is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_what_hooks_told_is_known_after_a_restart(serve: Callable[..., Process], tmp_path: Path, how: int) -> None:
     (tmp_path / "stop.yaml").write_text(STOPS)

@@ -91,6 +91,7 @@ def test_an_agent_started_anew_for_each_try_is_one_agent_in_whatever_order_its_s
     assert [(alert.kind, len(alert.span_ids)) for alert in loops] == [("retry_storm", 4)]
 
 
+@pytest.mark.slow
 def test_nearly_every_loop_that_a_client_shows_is_found() -> None:
     loops = [name for name, one in scenarios().items() if one["present"] and one["shown"]]
     missed = [name for name in loops if not alarms(name)]

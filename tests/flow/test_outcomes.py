@@ -124,6 +124,7 @@ def test_what_is_wrong_is_refused_with_the_reason(service: Process) -> None:
     assert hooked(service, "ping", {"zen": "x"}, secret="wrong")[0] == 401
 
 
+@pytest.mark.slow
 def test_what_was_answered_survives_a_kill_and_reaches_a_run_that_is_closed(tmp_path: Path) -> None:
     first = Process(tmp_path, CONFIG % "1s")
     now = time.time_ns() - 60 * SECOND
@@ -138,6 +139,7 @@ def test_what_was_answered_survives_a_kill_and_reaches_a_run_that_is_closed(tmp_
         second.stop()
 
 
+@pytest.mark.slow
 def test_the_command_tells_the_service_else_the_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service = Process(tmp_path, CONFIG % "1s")
     where = ["--data-dir", str(tmp_path / "data")]

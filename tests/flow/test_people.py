@@ -78,6 +78,7 @@ def command(service: Process, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_people_hear_of_it_once_and_what_they_say_counts(
     serve: Callable[..., Process], receiver: Receiver, tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_people_hear_of_it_once_and_what_they_say_counts(
     assert "did you mean `rule`" in json.loads(wrong.value.read())["error"]
 
 
+@pytest.mark.slow
 def test_a_receiver_that_is_away_and_a_kill_lose_and_double_nothing(
     serve: Callable[..., Process], receiver: Receiver, tmp_path: Path
 ) -> None:

@@ -253,6 +253,7 @@ def test_rules_are_read_again_and_what_does_not_load_changes_nothing(served) -> 
     until(lambda: decided(api, event="before_tool", tool="t", user="ann")["decision"] == "allow")
 
 
+@pytest.mark.slow
 def test_an_exception_from_an_alert_is_obeyed_at_once_and_after_a_restart(served, serve, capsys) -> None:
     process, _ = served
     api = process.api

@@ -122,6 +122,7 @@ def an_agent_at_work(tracer: trace.Tracer, session: str) -> None:
                 tool.set_status(Status(StatusCode.ERROR, f"AssertionError: expected 3 items at line {turn}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["grpc", "http/protobuf", "http/json"])
 def test_real_sdk_through_the_service_to_two_backends(
     transport: str, serve: Callable[..., Process], backends: tuple[OverGrpc, OverHttp]

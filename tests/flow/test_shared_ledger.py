@@ -52,6 +52,7 @@ def command(*arguments: str) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_a_service_keeps_its_ledger_in_a_database(postgres: Server, tmp_path: Path) -> None:
     """As with a file: what was sent is told by the API, and by the command line when nothing runs."""
     url = postgres.url()
@@ -226,6 +227,7 @@ def decision(service: Process, session: str, team: str = "core") -> str:
         return str(json.loads(answer.read())["decision"])
 
 
+@pytest.mark.slow
 def test_two_services_keep_one_budget(postgres: Server, tmp_path: Path) -> None:
     """Neither spends half of the month's limit by itself; what both know of it is the sum, and both refuse."""
     url, receiver = postgres.url(), Receiver()

@@ -32,6 +32,7 @@ def as_recorded(runs: list[Run]) -> dict[str, Score]:
     return bench.score(bench.judge(runs))
 
 
+@pytest.mark.slow
 def test_loops_of_all_labelled_runs(as_recorded: dict[str, Score]) -> None:
     everything = as_recorded["human+mechanical"]
     assert everything.tp + everything.fn > 100
@@ -51,6 +52,7 @@ def test_an_alarm_comes_while_it_saves_money(as_recorded: dict[str, Score]) -> N
     assert everything.saved > 0.5
 
 
+@pytest.mark.slow
 def test_loops_are_seen_without_content(runs: list[Run]) -> None:
     everything = bench.score(bench.judge(bench.copies(runs, "without content")))["human+mechanical"]
     assert everything.f1 >= 0.8

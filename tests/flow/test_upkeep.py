@@ -66,6 +66,7 @@ def test_backup_under_load_restore_and_forget(serve: Callable[..., Process], tmp
     assert {json.loads(line)["user"] for line in left} == users - {gone}
 
 
+@pytest.mark.slow
 def test_what_is_to_be_forgotten_must_be_said(serve: Callable[..., Process]) -> None:
     service = serve()
     done = subprocess.run(

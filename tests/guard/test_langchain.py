@@ -203,6 +203,7 @@ def test_a_model_that_cannot_be_made_leaves_the_run_as_it_was(serve: Serve, capl
     assert "cannot change the model" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_run_that_burns_is_slowed_down(serve: Serve, way: str) -> None:
     serve(DELAY)

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from ledger_cases import NOON_NS, a_call, a_run, an_alert
 
 from otel_cost.core.model.effects import Correction, Effects
@@ -151,6 +152,7 @@ def answers(ledger: Ledger) -> Iterator[tuple[str, object]]:
     yield "snapshot", [ledger.find_snapshot("default", f"session:s{number}") for number in range(5)]
 
 
+@pytest.mark.slow
 def test_a_file_and_a_database_answer_alike(postgres: Server) -> None:
     url = postgres.url()
     file, database = DuckDbLedger(), PostgresLedger(url, "one")

@@ -269,6 +269,7 @@ def test_one_replica_that_refuses_does_not_keep_the_others_from_knowing() -> Non
 # --- rate limits over time -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_channel_that_was_told_to_wait_sends_nothing_before_and_loses_nothing(tmp_path: Path) -> None:
     """As Slack: one message a second, 429 with `Retry-After` for what is more. The other channel is not held up."""
     taken: list[float] = []
