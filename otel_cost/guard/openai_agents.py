@@ -99,7 +99,7 @@ class _Desk:
         known[id(agent)] = mine
         kind = type(mine)
 
-        async def get_mcp_tools(one: Any, context: Any) -> list[Any]:  # noqa: ANN401
+        async def get_mcp_tools(one: Any, context: Any) -> list[Any]:  # noqa: ANN401  # agents.Agent, RunContextWrapper
             return [self.tool(tool) for tool in await kind.get_mcp_tools(one, context)]
 
         # A class of its own, so that what is cloned from it asks as well.

@@ -39,7 +39,7 @@ class Parents:
         if self._mask:
             return self._put(int.from_bytes(span, "big"), int.from_bytes(parent, "big"))
         spans = self._spans
-        if spans.find(span) >= 0 and self._at(span) >= 0:
+        if spans.find(span) >= 0 and self._at(span) >= 0:  # nearly all are new: no call for them
             return False
         spans += span
         self._above += parent or _ROOT

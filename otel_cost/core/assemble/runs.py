@@ -196,7 +196,7 @@ class Runs:
                 if session:
                     run.join_session(session)
                     run.found_by = session
-            if now_ns > run.active_ns:  # noqa: PLR1730  likewise
+            if now_ns > run.active_ns:  # noqa: PLR1730  max() would be a call for every span
                 run.active_ns = now_ns
         self._touched(run)
         return run

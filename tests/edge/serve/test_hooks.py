@@ -52,7 +52,16 @@ def test_a_payload_in_its_dialect_is_answered_in_it() -> None:
 
 def test_whoever_works_on_a_call_keeps_the_interpreter_longer_and_gives_it_back(monkeypatch) -> None:
     said: list[float] = []
-    monkeypatch.setattr(sys, "setswitchinterval", said.append)
+    short = threading.Event()
+
+    def note(seconds: float) -> None:
+        said.append(seconds)
+        if seconds == TURN_S:
+            short.set()
+        else:
+            short.clear()
+
+    monkeypatch.setattr(sys, "setswitchinterval", note)
     meanwhile: list[float] = []
 
     def decide(_event: HookEvent) -> Future[Decision]:
@@ -68,14 +77,8 @@ def test_whoever_works_on_a_call_keeps_the_interpreter_longer_and_gives_it_back(
     assert said[-1] == TURN_S
 
     # While it waits for another thread, that one must get the interpreter soon.
-    def elsewhere(_event: HookEvent) -> Decision:
-        for _ in range(200):
-            if said[-1] == TURN_S:
-                return DENY
-            time.sleep(0.01)
-        return ALLOWED
-
-    assert client(elsewhere).post("/v1/hooks/claude", json=CALL).headers["otel-cost-decision"] == "deny"
+    asleep = client(lambda _: DENY if short.wait(2) else ALLOWED)
+    assert asleep.post("/v1/hooks/claude", json=CALL).headers["otel-cost-decision"] == "deny"
     assert said[-1] == TURN_S
 
 
