@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import queue
 import sqlite3
-import sys
 import threading
 import time
 from collections import deque
@@ -65,7 +64,7 @@ from otel_cost.edge.receive.intake import Intake
 from otel_cost.edge.receive.kafka import KafkaMetrics, Sorter, StepReader
 from otel_cost.edge.receive.quota import Quotas
 from otel_cost.edge.receive.refusals import OverloadedError
-from otel_cost.edge.right_of_way import LONG_TURN_S, TURN_S, RightOfWay
+from otel_cost.edge.right_of_way import RightOfWay, finish_first, hurry
 from otel_cost.edge.rule_keeper import RuleKeeper
 from otel_cost.edge.secrets import build_redactor
 from otel_cost.edge.senders import KeptSenders
@@ -306,7 +305,7 @@ class Service:
         Raises:
             UsageError: a port is taken or a folder cannot be used; the message names the key.
         """
-        sys.setswitchinterval(TURN_S)
+        self._right_of_way.look_around()
         self._cycles.begin()
         for destination in self.destinations.values():
             destination.start()
@@ -555,9 +554,9 @@ class Service:
             visit = Visit(is_here=True)
             self._backlog.put_visit(visit)
         try:
-            sys.setswitchinterval(TURN_S)  # to be let in is to wait for the interpreter
+            hurry()  # to be let in is to wait for the interpreter
             is_in = self._engine_thread.is_alive() and visit.enter(VISIT_S)
-            sys.setswitchinterval(LONG_TURN_S)
+            finish_first()
             if is_in and self._has_at_hand(event):
                 answer: Future[Decision] = Future()
                 self._answer_hook(event, answer, visit.place)
@@ -853,8 +852,9 @@ class Service:
             _log.error("a request was set aside", position=record.position, kept=kept, **whereabouts(error))
 
     def _look_around(self) -> None:
-        """Once a second: who has gone silent, how tight memory is, what load balancers are told."""
+        """Once a second: who has gone silent, how tight memory is, whether harnesses ask, what load balancers are told."""
         self._look_at = time.monotonic() + LOOK_AROUND_S
+        self._right_of_way.look_around()
         missed = list(self._senders.advance(now_ns()))
         if missed:
             self.engine.tell(missed)

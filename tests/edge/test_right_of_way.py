@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otel_cost.edge import right_of_way
-from otel_cost.edge.right_of_way import LONGEST_S, RightOfWay
+from otel_cost.edge.right_of_way import LONGEST_S, QUIET_AFTER_S, QUIET_TURN_S, TURN_S, RightOfWay, hurry
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -102,3 +103,29 @@ def test_telemetry_has_half_of_the_time(clock: Clock) -> None:
     clock.now += 0.0031
     with way.taken():
         assert not is_free(way)
+
+
+def test_turns_are_short_where_hook_calls_come_and_long_where_none_has_come_for_some_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[float] = []
+    monkeypatch.setattr(sys, "setswitchinterval", said.append)
+    way = RightOfWay(clock)
+    way.look_around()
+    assert said[-1] == QUIET_TURN_S
+    with way.taken():
+        assert said[-1] == TURN_S
+    clock.now += QUIET_AFTER_S - 1
+    way.look_around()
+    assert said[-1] == TURN_S
+    with way.taken():  # one that comes while another one still has the way, or telemetry has its half, counts as well
+        clock.now += 1
+        with way.taken():
+            pass
+    clock.now += QUIET_AFTER_S - 1
+    way.look_around()
+    assert said[-1] == TURN_S
+    clock.now += 1
+    hurry()  # by a call that did not want the way
+    way.look_around()
+    assert said[-1] == QUIET_TURN_S

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from starlette.routing import Route
 from otel_cost.core.decide import Decision, Verb
 from otel_cost.core.hooks import HOOKS, answer_hook, outage_answers, read_hook, unanswered
 from otel_cost.edge.clock import now_ns
-from otel_cost.edge.right_of_way import LONG_TURN_S, TURN_S
+from otel_cost.edge.right_of_way import finish_first, hurry
 from otel_cost.edge.serve.bodies import read_body
 from otel_cost.edge.serve.gate import tenant_of
 from otel_cost.errors import DecodeError, whereabouts
@@ -121,13 +120,13 @@ class _Desk:
             return self._no_objection("hook payload too large or cut off", dialect)
         began = time.perf_counter()
         try:
-            sys.setswitchinterval(LONG_TURN_S)
+            finish_first()
             event = await self._read(dialect, body, tenant_of(request.scope))
             answer = decide(event)
             if answer.done():  # most are; the loop's ways to wait for it take their time
                 decision = answer.result()
             else:
-                sys.setswitchinterval(TURN_S)
+                hurry()
                 decision = await asyncio.wait_for(asyncio.wrap_future(answer), self._limit_s)
             reply = _reply(answer_hook(dialect, event, decision), _memory(dialect, decision))
         except DecodeError as error:
@@ -135,7 +134,7 @@ class _Desk:
         except TimeoutError:
             return self._no_objection("not decided in time", dialect)
         finally:
-            sys.setswitchinterval(TURN_S)
+            hurry()
         self._count(dialect, str(decision.verb), time.perf_counter() - began)
         return reply
 
