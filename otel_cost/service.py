@@ -852,7 +852,7 @@ class Service:
             _log.error("a request was set aside", position=record.position, kept=kept, **whereabouts(error))
 
     def _look_around(self) -> None:
-        """Once a second: who has gone silent, how tight memory is, whether harnesses ask, what load balancers are told."""
+        """Once a second: who has gone silent, whether harnesses ask, how tight memory is, what balancers are told."""
         self._look_at = time.monotonic() + LOOK_AROUND_S
         self._right_of_way.look_around()
         missed = list(self._senders.advance(now_ns()))

@@ -1,7 +1,9 @@
 """The embedded ledger: one DuckDB file, one writer.
 
 Rows go in as columns (Arrow), because DuckDB takes a value at a time a hundred
-times slower.
+times slower. Tables that grow with what is recorded have no key: DuckDB keeps all of
+an index in memory while it writes, some 60 bytes a row, and a ledger of four million
+calls could not be written any more. What replaces a row looks for it where it can be.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from otel_cost.edge.ledger.rows import (
     CORRECTIONS,
     FACETS,
     INT,
+    MOST,
     OUTCOME_KEYS,
     OUTCOMES,
     RATES,
@@ -47,7 +50,7 @@ from otel_cost.edge.partitions import Offset, Partition
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from otel_cost.core.model.call import Call
@@ -56,6 +59,12 @@ if TYPE_CHECKING:
     from otel_cost.edge.ledger.rows import Shape, Values
 
 Connection = duckdb.DuckDBPyConnection
+
+
+def _hash(tenant: str, name: str) -> str:
+    """SQL for 32 bits of two texts: numbers are looked through ten times faster than what they stand for."""
+    return f"('0x' || left(md5({tenant} || '/' || {name}), 8))::UINTEGER"
+
 
 # In order, each once, each in one transaction; never edited after a release.
 MIGRATIONS: Final = (
@@ -137,11 +146,66 @@ MIGRATIONS: Final = (
     );
     """,
     "COMMENT ON TABLE steps IS 'trees of runs that closed before their snapshots told them'",
+    f"""
+    DROP VIEW calls;
+    CREATE TABLE keyless (
+        id UUID NOT NULL, facet INTEGER NOT NULL, run_id VARCHAR NOT NULL, trace_id BLOB, span_id BLOB,
+        session VARCHAR, start_ns BIGINT NOT NULL, end_ns BIGINT NOT NULL, attempts INTEGER NOT NULL,
+        failed BOOLEAN NOT NULL, nano BIGINT, reported_nano BIGINT, input BIGINT, cache_read BIGINT,
+        cache_write BIGINT, output BIGINT, reasoning BIGINT, items VARCHAR NOT NULL
+    );
+    INSERT INTO keyless SELECT * FROM call_rows;
+    DROP TABLE call_rows;
+    ALTER TABLE keyless RENAME TO call_rows;
+    CREATE VIEW calls AS SELECT c.* EXCLUDE (facet, items), f.* EXCLUDE (id)
+        FROM call_rows c JOIN facets f ON f.id = c.facet;
+    CREATE TABLE keyless (
+        tenant VARCHAR NOT NULL, run_id VARCHAR NOT NULL, start_ns BIGINT NOT NULL, end_ns BIGINT NOT NULL,
+        nano BIGINT, wasted_nano BIGINT, session VARCHAR, org VARCHAR, team VARCHAR, "user" VARCHAR,
+        api_key VARCHAR, project VARCHAR, workflow VARCHAR, line VARCHAR NOT NULL
+    );
+    INSERT INTO keyless SELECT * FROM runs;
+    DROP TABLE runs;
+    ALTER TABLE keyless RENAME TO runs;
+    CREATE TABLE keyless (
+        tenant VARCHAR NOT NULL, key VARCHAR NOT NULL, run_id VARCHAR NOT NULL, hash UINTEGER NOT NULL
+    );
+    INSERT INTO keyless SELECT *, {_hash("tenant", "key")} FROM run_keys;
+    DROP TABLE run_keys;
+    ALTER TABLE keyless RENAME TO run_keys;
+    CREATE TABLE keyless (
+        tenant VARCHAR NOT NULL, run_id VARCHAR NOT NULL, snapshot BLOB NOT NULL, hash UINTEGER NOT NULL
+    );
+    INSERT INTO keyless SELECT *, {_hash("tenant", "run_id")} FROM snapshots;
+    DROP TABLE snapshots;
+    ALTER TABLE keyless RENAME TO snapshots;
+    CREATE TABLE keyless (
+        tenant VARCHAR NOT NULL, trace_id VARCHAR NOT NULL, run_id VARCHAR NOT NULL, nano BIGINT, line VARCHAR NOT NULL
+    );
+    INSERT INTO keyless SELECT * FROM traces;
+    DROP TABLE traces;
+    ALTER TABLE keyless RENAME TO traces;
+    CREATE TABLE keyless (tenant VARCHAR NOT NULL, key VARCHAR NOT NULL, run_id VARCHAR NOT NULL);
+    INSERT INTO keyless SELECT * FROM run_joins;
+    DROP TABLE run_joins;
+    ALTER TABLE keyless RENAME TO run_joins;
+    CREATE TABLE keyless (
+        tenant VARCHAR NOT NULL, id VARCHAR NOT NULL, name VARCHAR NOT NULL, value VARCHAR NOT NULL,
+        at_ns BIGINT NOT NULL, line VARCHAR NOT NULL
+    );
+    INSERT INTO keyless SELECT * FROM outcomes;
+    DROP TABLE outcomes;
+    ALTER TABLE keyless RENAME TO outcomes;
+    CREATE TABLE keyless (tenant VARCHAR NOT NULL, key VARCHAR NOT NULL, id VARCHAR NOT NULL);
+    INSERT INTO keyless SELECT * FROM outcome_keys;
+    DROP TABLE outcome_keys;
+    ALTER TABLE keyless RENAME TO outcome_keys;
+    """,  # noqa: S608  # our own text
 )
 
 # The oldest schema whose code may still use a file of the newest one: migrations that only add tables and columns that
 # may be empty leave it where it is, so that a version can be taken back.
-READABLE_BY: Final = 6  # snapshots of version 3
+READABLE_BY: Final = 7  # tables without keys
 
 _TYPES: Final = {TEXT: DataType.utf8(), INT: DataType.int64(), BLOB: DataType.binary(), BOOL: DataType.bool()}
 
@@ -152,11 +216,11 @@ _NOT_TO_BE_READ: Final = (
 )  # fmt: skip
 _CUTS, _CUT_S = 40, 0.05
 
-# A report may run beside the engine for seconds: one thread for it, one for the writer. Checkpoints rewrite the
-# key's index: four times rarer than by default makes a row a third cheaper.
+# Once it is open: what a crash has left must be read, and old tables written anew, whatever that takes.
+_MEMORY: Final = "512MB"
+# A report may run beside the engine for seconds: one thread for it, one for the writer.
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "threads": 2,
-    "memory_limit": "512MB",
     "checkpoint_threshold": "64MB",
     "preserve_insertion_order": False,
 }
@@ -208,6 +272,7 @@ class DuckDbLedger(SqlLedger):
             raise UsageError(_why_not_opened(where, str(error))) from error
         try:
             self._migrate(db, where)
+            db.execute(f"SET memory_limit = '{_MEMORY}'")
         except BaseException:
             db.close()
             raise
@@ -279,11 +344,7 @@ class DuckDbLedger(SqlLedger):
     ) -> set[tuple[str, str]]:
         with self._lock:
             try:
-                try:
-                    self._commit(batch, cursor, offsets, trusting=True)
-                except duckdb.ConstraintException:
-                    # A row we took for new is there already: a resend that comes long after its run is forgotten.
-                    self._commit(batch, cursor, offsets, trusting=False)
+                self._commit(batch, cursor, offsets)
             except _NOT_NOW as error:
                 raise LedgerUnavailableError(f"ledger cannot be written: {_first_line(error)}") from error
         return set(batch.alerts)
@@ -317,15 +378,15 @@ class DuckDbLedger(SqlLedger):
             if not moved:
                 raise PartitionMovedError(partition)
 
-    def _commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset], *, trusting: bool) -> None:
+    def _commit(self, batch: Batch, cursor: int, offsets: Mapping[Partition, Offset]) -> None:
         facets, rates = Numbers(self._facets, self._free_facets), Numbers(self._rates, self._free_rates)
         self._db.begin()
         try:
-            written = self._write_calls(batch, facets, rates, trusting=trusting)
-            self._write_closed(batch, trusting=trusting)
+            written = self._write_calls(batch, facets, rates)
+            rewritten = self._write_closed(batch)
             self._write_told(batch)
             self._write_outcomes(batch)
-            self._write_joins(batch, trusting=trusting)
+            self._write_joins(batch, rewritten)
             self._db.execute(
                 "INSERT OR REPLACE INTO progress SELECT 'journal', greatest(?, coalesce(max(value), 0))"
                 " FROM progress WHERE name = 'journal'",
@@ -409,33 +470,37 @@ class DuckDbLedger(SqlLedger):
                 with self._closing():
                     self._db = self._open()
 
-    def _write_calls(self, batch: Batch, facets: Numbers, rates: Numbers, *, trusting: bool) -> list[tuple[str, Call]]:
+    def _write_calls(self, batch: Batch, facets: Numbers, rates: Numbers) -> list[tuple[str, Call]]:
         calls, gone = calls_to_write(batch, self._written)
-        # Looking for an old row of each call doubles the price of writing it, and nearly all are new.
-        fresh: list[Values] = []
-        again: list[Values] = []
         inherited, written = self._inherited, self._written
+        rows: list[Values] = []
+        starts: list[int] = []  # of these calls, and of what was written of them before
         for tenant, run_id, call in self._paced(calls.values()):
-            new = trusting and call.id not in written and (tenant, run_id) not in inherited
-            (fresh if new else again).append(call_row(tenant, run_id, call, facets, rates))
+            rows.append(call_row(tenant, run_id, call, facets, rates))
+            start_ns = call.step.start_ns
+            starts.append(start_ns)
+            if call.id in written:
+                starts.append(written[call.id][1].step.start_ns)
+            elif (tenant, run_id) in inherited:  # another record of it may have been all that was known
+                starts += (start_ns - _DAY_NS, start_ns + _DAY_NS)
         _load(self._db, FACETS, facets.rows)
         _load(self._db, RATES, rates.rows)
         if gone:
             with _staged(self._db, shape("gone", id=TEXT), [(uuid_of(one),) for one in gone]):
                 self._db.execute("DELETE FROM call_rows WHERE id IN (SELECT id::UUID FROM staged)")
-        _load(self._db, CALLS, again, "INSERT OR REPLACE")
-        _load(self._db, CALLS, fresh)
+        _replace(self._db, CALLS, rows, _stretches(starts))
         return [(run_id, call) for _, run_id, call in calls.values()]
 
-    def _write_closed(self, batch: Batch, *, trusting: bool) -> None:
+    def _write_closed(self, batch: Batch) -> set[tuple[str, str]]:
+        """The runs of which there may have been rows already."""
+        rewritten: set[tuple[str, str]] = set()
         if not batch.closed:
-            return
+            return rewritten
         runs = list(batch.closed.values())
         stale: set[tuple[str, str]] = set()
-        rewritten: set[tuple[str, str]] = set()  # of them there may be rows already
         for name, run in batch.closed.items():
             known = {name, *_names(run)} & self._inherited
-            if known or not trusting:
+            if known or not batch.is_sure:
                 rewritten.add(name)
                 stale |= known
         if stale:
@@ -443,8 +508,9 @@ class DuckDbLedger(SqlLedger):
         for shape_, rows in closed_rows(runs, self._paced):
             at = shape_.columns.index("run_id")
             # To look whether there is a row the whole table is read: the more has been recorded, the longer it takes.
-            _load(self._db, shape_, [row for row in rows if (row[0], row[at]) in rewritten], "INSERT OR REPLACE")
+            _replace(self._db, shape_, [row for row in rows if (row[0], row[at]) in rewritten])
             _load(self._db, shape_, [row for row in rows if (row[0], row[at]) not in rewritten])
+        return rewritten
 
     def _clear_before(self, runs: Sequence[ClosedRun], stale: set[tuple[str, str]]) -> None:
         """Take out what was written of these runs before, under whatever name, and they do not say again.
@@ -459,7 +525,8 @@ class DuckDbLedger(SqlLedger):
         with _staged(self._db, pair, sorted(stale)):
             lost = self._db.execute(
                 "SELECT c.id::VARCHAR FROM call_rows c JOIN facets f ON f.id = c.facet"
-                " SEMI JOIN staged s ON s.tenant = f.tenant AND s.run_id = c.run_id"
+                " SEMI JOIN staged s ON s.tenant = f.tenant AND s.run_id = c.run_id WHERE c.start_ns >= ?",
+                [min(MOST, *(run.summary.start_ns for run in runs)) - _DAY_NS],
             ).fetchall()
         kept = {uuid_of(call.id) for run in runs for call in run.calls}
         gone = [(one,) for (one,) in lost if one.replace("-", "") not in kept]
@@ -482,22 +549,25 @@ class DuckDbLedger(SqlLedger):
         if batch.outcomes:
             with _staged(self._db, OUTCOMES, outcome_rows(batch)):
                 self._db.execute(
-                    "INSERT INTO outcomes SELECT tenant, id, name, value, at_ns, line FROM staged"
-                    " ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, value = excluded.value,"
-                    " at_ns = excluded.at_ns, line = excluded.line WHERE excluded.at_ns >= outcomes.at_ns"
+                    "DELETE FROM outcomes o USING staged s"
+                    " WHERE o.tenant = s.tenant AND o.id = s.id AND o.at_ns <= s.at_ns"
                 )
-            _load(self._db, OUTCOME_KEYS, outcome_key_rows(batch), "INSERT OR IGNORE")
+                self._db.execute(
+                    "INSERT INTO outcomes SELECT tenant, id, name, value, at_ns, line FROM staged s"
+                    " WHERE NOT EXISTS (SELECT 1 FROM outcomes o WHERE o.tenant = s.tenant AND o.id = s.id)"
+                )
+            _replace(self._db, OUTCOME_KEYS, outcome_key_rows(batch))
 
-    def _write_joins(self, batch: Batch, *, trusting: bool) -> None:
+    def _write_joins(self, batch: Batch, rewritten: set[tuple[str, str]]) -> None:
         fresh: list[Values] = []
         again: list[Values] = []
         for row in join_rows(batch):
             tenant, key, run_id = row
-            if not trusting or (tenant, run_id) in self._inherited:
+            if (tenant, run_id) in rewritten or (tenant, run_id) in self._inherited:
                 again.append(row)
             elif key not in self._joined.get((tenant, run_id), ()):
                 fresh.append(row)
-        _load(self._db, RUN_JOINS, again, "INSERT OR IGNORE")
+        _replace(self._db, RUN_JOINS, again)
         _load(self._db, RUN_JOINS, fresh)
 
     def _remember(self, batch: Batch, written: list[tuple[str, Call]]) -> None:
@@ -541,6 +611,24 @@ class DuckDbLedger(SqlLedger):
         with self._reading() as db:
             return db.execute(sql, list(parameters)).fetchall()
 
+    def _asleep(self, tenant: str, key: str) -> tuple[str, bytes] | None:
+        rows = self._rows(
+            f"SELECT run_id FROM run_keys WHERE hash = {_hash('?', '?')} AND tenant = ? AND key = ?",  # noqa: S608
+            [tenant, key, tenant, key],
+        )
+        if not rows:
+            return None
+        run_id = rows[-1][0]
+        snapshot = self._snapshot_of(tenant, run_id)
+        return (run_id, snapshot) if snapshot else None
+
+    def _snapshot_of(self, tenant: str, run_id: str) -> bytes:
+        rows = self._rows(
+            f"SELECT snapshot FROM snapshots WHERE hash = {_hash('?', '?')} AND tenant = ? AND run_id = ?",  # noqa: S608
+            [tenant, run_id, tenant, run_id],
+        )
+        return bytes(rows[0][0]) if rows else b""
+
     def cursor(self) -> int:
         rows = self._rows("SELECT value FROM progress WHERE name = 'journal'")
         return rows[0][0] if rows else 0
@@ -569,11 +657,55 @@ def _staged(db: Connection, shape: Shape, rows: Sequence[Values]) -> Iterator[No
 
 
 def _load(db: Connection, shape: Shape, rows: Sequence[Values], verb: str = "INSERT") -> None:
+    if rows:
+        with _staged(db, shape, rows):
+            _insert(db, shape, verb)
+
+
+def _replace(db: Connection, shape: Shape, rows: Sequence[Values], began: Sequence[tuple[int, int]] = ()) -> None:
+    """Rows, in the place of those with the same keys; `began`: between which times those did, where that is known."""
     if not rows:
         return
-    names = ", ".join(f'"{name}"' for name in shape.columns)
+    hashed = _HASHED.get(shape.table)
+    same = [] if hashed is None else [f"t.hash = {_hash('s.tenant', f's.{hashed}')}"]
+    same += [f't."{key}" = s."{key}"' + ("::UUID" if shape is CALLS else "") for key in shape.key]
     with _staged(db, shape, rows):
-        db.execute(f"{verb} INTO {shape.table} ({names}) SELECT {names} FROM staged")  # noqa: S608  # our own names
+        delete = f"DELETE FROM {shape.table} t USING staged s WHERE {' AND '.join(same)}"  # noqa: S608  # our own names
+        for first, last in began:
+            db.execute(f"{delete} AND t.start_ns BETWEEN ? AND ?", [first, last])
+        if not began:
+            db.execute(delete)
+        _insert(db, shape, "INSERT")
+
+
+def _insert(db: Connection, shape: Shape, verb: str) -> None:
+    """What is staged, into its table."""
+    names = values = ", ".join(f'"{name}"' for name in shape.columns)
+    if (hashed := _HASHED.get(shape.table)) is not None:
+        names, values = f"{names}, hash", f"{values}, {_hash('tenant', hashed)}"
+    db.execute(f"{verb} INTO {shape.table} ({names}) SELECT {values} FROM staged")  # noqa: S608  # our own names
+
+
+# Tables of which single rows are looked for again and again, by tenant and this column.
+_HASHED: Final = {"run_keys": "key", "snapshots": "run_id"}
+
+
+def _stretches(times: Iterable[int]) -> list[tuple[int, int]]:
+    """Stretches that hold all of these times [ns], apart from each other and few.
+
+    Calls are written in the order of time, more or less: a DuckDB table is read only where such times are.
+    """
+    found: list[tuple[int, int]] = []
+    for time in sorted(min(time, MOST) for time in times):  # as they are written, see `fitting`
+        if found and time - found[-1][1] <= _DAY_NS:
+            found[-1] = found[-1][0], time
+        else:
+            found.append((time, time))
+    return found if len(found) <= _MOST_STRETCHES else [(found[0][0], found[-1][1])]
+
+
+_DAY_NS: Final = 86_400 * 10**9
+_MOST_STRETCHES: Final = 4
 
 
 def _array(name: str, values: list[Any], kind: str) -> Array:

@@ -101,16 +101,26 @@ class SqlLedger:
             yield one
 
     def find_snapshot(self, tenant: str, key: str) -> bytes | None:
+        found = self._asleep(tenant, key)
+        if found is None:
+            return None
+        run_id, snapshot = found
+        self._inherited.add((tenant, run_id))  # it is about to be woken: what it says next is its whole truth
+        return snapshot
+
+    def _asleep(self, tenant: str, key: str) -> tuple[str, bytes] | None:
+        """Run id and snapshot of the closed run that a key belongs to."""
         rows = self._rows(
             "SELECT k.run_id, s.snapshot FROM run_keys k JOIN snapshots s USING (tenant, run_id)"
             " WHERE k.tenant = ? AND k.key = ?",
             [tenant, key],
         )
-        if not rows:
-            return None
-        run_id, snapshot = rows[0]
-        self._inherited.add((tenant, run_id))  # it is about to be woken: what it says next is its whole truth
-        return bytes(snapshot)
+        return (rows[0][0], bytes(rows[0][1])) if rows else None
+
+    def _snapshot_of(self, tenant: str, run_id: str) -> bytes:
+        """Empty where none was kept."""
+        rows = self._rows("SELECT snapshot FROM snapshots WHERE tenant = ? AND run_id = ?", [tenant, run_id])
+        return bytes(rows[0][0]) if rows else b""
 
     def closed_runs(
         self, since_ns: int | None = None, until_ns: int | None = None, tenant: str | None = None
@@ -121,9 +131,8 @@ class SqlLedger:
             [_from(since_ns), _until(until_ns), tenant, tenant],
         )
         for owner, run_id in names:
-            rows = self._rows("SELECT snapshot FROM snapshots WHERE tenant = ? AND run_id = ?", [owner, run_id])
             self._inherited.add((owner, run_id))
-            yield owner, run_id, bytes(rows[0][0]) if rows else b""
+            yield owner, run_id, self._snapshot_of(owner, run_id)
 
     def closed_keys(self, limit: int) -> Iterator[tuple[str, str]]:
         for rows in self._stream(
@@ -373,10 +382,9 @@ class SqlLedger:
             some = names[at : at + 100]
             outcomes = self.outcomes(some)
             for owner, run_id in some:
-                rows = self._rows("SELECT snapshot FROM snapshots WHERE tenant = ? AND run_id = ?", [owner, run_id])
                 verdict = judge(outcomes.get((owner, run_id), ())).verdict
-                if rows:
-                    yield owner, run_id, bytes(rows[0][0]), verdict
+                if snapshot := self._snapshot_of(owner, run_id):
+                    yield owner, run_id, snapshot, verdict
 
     def finished(self, since_ns: int) -> Iterator[Ran]:
         since = [_from(since_ns)]
@@ -508,8 +516,8 @@ class SqlLedger:
 
     def _nodes_of(self, tenant: str, run_id: str) -> list[Row]:
         """The tree as the run's snapshot tells it, or as rows do that are older than such snapshots."""
-        found = self._rows("SELECT snapshot FROM snapshots WHERE tenant = ? AND run_id = ?", [tenant, run_id])
-        nodes = recorded_nodes(bytes(found[0][0]), run_id) if found else None
+        snapshot = self._snapshot_of(tenant, run_id)
+        nodes = recorded_nodes(snapshot, run_id) if snapshot else None
         if nodes is not None:
             nodes.sort(key=lambda node: (node.start_ns, not node.span_id, node.span_id))
             return [{name: fitting(name, value) for name, value in node_row(node).items()} for node in nodes]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from otel_cost.edge.partitions import Offset, Partition, Partitions
 
 _RETRY_S: Final = (0.5, 1.0, 2.0, 5.0)
-_FILTERED_KEYS: Final = 5_000_000
-_PROBES: Final = 7
+_FILTERED_KEYS: Final = 5_000_000  # at a start
+_PROBES: Final = 5
 _BITS: Final = tuple(1 << bit for bit in range(8))
 _TWO_WORDS: Final = struct.Struct("<QQ").unpack
 
@@ -164,6 +164,7 @@ class LedgerWriter:
                 batch, cursor = self._waiting, self._cursor or 0
                 self._going, self._waiting, self._cursor = batch, Batch(), None
                 offsets = NO_OFFSETS if self._partitions is None else self._partitions.offsets(*self._reach)
+                batch.is_sure = self._keys.is_whole
             try:
                 news = self._commit(batch, cursor, offsets)
             except PartitionMovedError as error:
@@ -205,39 +206,60 @@ class LedgerWriter:
 
 
 class KeyFilter:
-    """Bloom filter over the keys of closed runs: nearly every key of a new trace is new, and asking the disk is slow.
+    """Bloom filters over the keys of closed runs: nearly every key of a new trace is new, and asking the disk is slow.
 
-    8 MiB, seven probes: with five million keys about one new key in five hundred
-    costs a look-up in vain. Fuller means slower, never wrong.
+    8 MiB and five probes for 2.5 million keys each: one new key in seven thousand costs a look-up in vain. The latest
+    four are kept. Who speaks of an older run again begins another one, which takes its place in the ledger.
     """
 
     _SIZE: Final = 8 << 23  # bits
+    _KEYS: Final = 2_500_000
+    _MOST: Final = 4
 
     def __init__(self, ledger: Ledger) -> None:
-        self._bits = bytearray(self._SIZE >> 3)
-        for tenant, key in ledger.closed_keys(_FILTERED_KEYS):
-            self._set(tenant, key)
+        self.is_whole = True  # knows every key there is
+        self._filters = [bytearray(self._SIZE >> 3)]  # the latest last
+        self._room = self._KEYS  # in the last one
+        known = 0
+        bits = self._filters[0]
+        for tenant, key in ledger.closed_keys(_FILTERED_KEYS):  # the latest first
+            if known and known % self._KEYS == 0:
+                bits = bytearray(self._SIZE >> 3)
+                self._filters.insert(0, bits)
+            self._set(bits, tenant, key)
+            known += 1
+        self._room -= min(known, self._KEYS)
+        self.is_whole = known < _FILTERED_KEYS
 
     def add(self, tenant: str, keys: tuple[str, ...]) -> None:
         for key in keys:
-            self._set(tenant, key)
+            if not self._room:
+                self._room = self._KEYS
+                self.is_whole = self.is_whole and len(self._filters) < self._MOST
+                # Another list: others may be going through this one.
+                self._filters = [*self._filters, bytearray(self._SIZE >> 3)][-self._MOST :]
+            self._room -= 1
+            self._set(self._filters[-1], tenant, key)
 
     def may_hold(self, tenant: str, key: str) -> bool:
         """False: surely not there."""
-        bits = self._bits
-        at, step = _probes(tenant, key)
-        for _ in range(_PROBES):
-            at = (at + step) % self._SIZE
-            if not bits[at >> 3] & _BITS[at & 7]:
-                return False
-        return True
+        first, step = _probes(tenant, key)
+        for bits in self._filters:
+            at = first
+            for _ in range(_PROBES):
+                at = (at + step) % self._SIZE
+                if not bits[at >> 3] & _BITS[at & 7]:
+                    break
+            else:
+                return True
+        return False
 
-    def _set(self, tenant: str, key: str) -> None:
-        bits = self._bits
+    def _set(self, bits: bytearray, tenant: str, key: str) -> None:
         at, step = _probes(tenant, key)
+        size, masks = self._SIZE, _BITS
         for _ in range(_PROBES):
-            at = (at + step) % self._SIZE
-            bits[at >> 3] |= _BITS[at & 7]
+            at = (at + step) % size
+            bits[at >> 3] |= masks[at & 7]
 
 
 def _probes(tenant: str, key: str) -> tuple[int, int]:

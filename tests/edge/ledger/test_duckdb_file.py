@@ -8,7 +8,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import ledger_cases as cases
@@ -19,14 +19,18 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "assemble"))
 from test_snapshot import OF_VERSION_2
 
 from otel_cost.core.model.effects import Effects
-from otel_cost.edge.ledger import Batch, LedgerUnavailableError
+from otel_cost.core.model.outcome import Outcome, Result
+from otel_cost.edge.ledger import Batch, LedgerUnavailableError, writer
 from otel_cost.edge.ledger import duckdb as duckdb_ledger
-from otel_cost.edge.ledger.duckdb import DuckDbLedger
-from otel_cost.edge.ledger.writer import LedgerWriter
+from otel_cost.edge.ledger.duckdb import MIGRATIONS, DuckDbLedger, _stretches
+from otel_cost.edge.ledger.writer import KeyFilter, LedgerWriter
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from otel_cost.core.model.call import Call
+    from otel_cost.edge.ledger.rows import Shape
 
 
 def batch_of(*calls, run_id: str = "r") -> Batch:
@@ -194,16 +198,16 @@ def test_only_of_runs_that_were_written_before_it_is_looked_for_rows(
 ) -> None:
     """To look whether a row is there DuckDB reads the whole table, which grows with all that was ever recorded."""
     ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
-    verbs: list[str] = []
-    load = duckdb_ledger._load
+    read: set[str] = set()
+    replace = duckdb_ledger._replace
 
-    def noted(db: object, shape: object, rows: list, verb: str = "INSERT") -> None:
-        verbs.extend([verb] if rows else [])
-        load(db, shape, rows, verb)
+    def noted(db: Any, shape: Shape, rows: list, began: Sequence = ()) -> None:
+        read.update([shape.table] if rows and not began else [])
+        replace(db, shape, rows, began)
 
-    monkeypatch.setattr(duckdb_ledger, "_load", noted)
+    monkeypatch.setattr(duckdb_ledger, "_replace", noted)
 
-    def close(*calls: Call, run_id: str) -> None:
+    def close(*calls: Call, run_id: str, is_sure: bool = True) -> None:
         batch = Batch()
         told = [("default", run_id, call) for call in calls]
         joins = [("default", run_id, f"trace:{cases.trace_of('t1').hex()}"), ("default", run_id, "session:s")]
@@ -211,18 +215,159 @@ def test_only_of_runs_that_were_written_before_it_is_looked_for_rows(
         ledger.commit(batch, 1)
         batch = Batch()
         batch.add(Effects(closed=[cases.a_run([*calls], run_id=run_id, extra_keys=("session:s",))]))
+        batch.is_sure = is_sure
         ledger.commit(batch, 2)
 
     close(cases.a_call("a", nano=5), run_id="s")
-    assert set(verbs) == {"INSERT"}
+    assert read == set()
     assert ledger.find_snapshot("default", "session:s")
     close(cases.a_call("a", nano=5), cases.a_call("b", nano=6), run_id="s")
-    assert {"INSERT OR REPLACE", "INSERT OR IGNORE"} < set(verbs)
+    assert read == {"runs", "run_keys", "snapshots", "traces", "run_joins"}
     # Not woken, and there nevertheless: written anew as a whole.
-    close(cases.a_call("a", nano=5), cases.a_call("b", nano=7), run_id="s")
+    close(cases.a_call("a", nano=5), cases.a_call("b", nano=7), run_id="s", is_sure=False)
     assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.000000012", 2)]
     rows = {table: ledger._rows(f"SELECT count(*) FROM {table}") for table in ("runs", "run_keys", "run_joins")}
     assert rows == {"runs": [(1,)], "run_keys": [(2,)], "run_joins": [(2,)]}
+    ledger.close()
+
+
+# What many calls leave, in runs of ten, without making each of them.
+MANY = (
+    """INSERT INTO call_rows SELECT md5('c' || i)::UUID, 1, 'run' || i // 10, NULL, NULL, NULL, i, i, 1, false, 1, NULL,
+        1, NULL, NULL, 1, NULL, '' FROM range({first}, {end}) t(i)""",
+    """INSERT INTO run_keys BY NAME SELECT 'default' AS tenant, 'response:' || md5('k' || i) AS key,
+        'run' || i // 10 AS run_id, 0 AS hash FROM range({first}, {end}) t(i)""",
+    """INSERT INTO runs BY NAME SELECT 'default' AS tenant, 'run' || i AS run_id, i * 10 AS start_ns, i * 10 AS end_ns,
+        '{{}}' AS line FROM range({first} // 10, {end} // 10) t(i)""",
+    """INSERT INTO snapshots BY NAME SELECT 'default' AS tenant, 'run' || i AS run_id, 'x'::BLOB AS snapshot, 0 AS hash
+        FROM range({first} // 10, {end} // 10) t(i)""",
+    """INSERT INTO traces BY NAME SELECT 'default' AS tenant, md5('t' || i) AS trace_id, 'run' || i AS run_id,
+        '{{}}' AS line FROM range({first} // 10, {end} // 10) t(i)""",
+    """INSERT INTO run_joins SELECT 'default', 'trace:' || md5('t' || i), 'run' || i
+        FROM range({first} // 10, {end} // 10) t(i)""",
+    """INSERT INTO outcomes SELECT 'default', 'o' || i, 'tests', 'success', i, '{{}}'
+        FROM range({first} // 10, {end} // 10) t(i)""",
+    """INSERT INTO outcome_keys SELECT 'default', 'trace:' || md5('t' || i), 'o' || i
+        FROM range({first} // 10, {end} // 10) t(i)""",
+)
+
+
+@pytest.mark.slow
+def test_however_much_is_in_it_it_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No index that grows with the history: the keys of a million and a half calls took three times this memory."""
+    monkeypatch.setattr(duckdb_ledger, "_MEMORY", "96MB")
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    for first in range(0, 1_500_000, 10_000):
+        ledger._db.begin()
+        for statement in MANY:
+            ledger._db.execute(statement.format(first=first, end=first + 10_000))
+        ledger._db.commit()
+    run = cases.a_run([cases.a_call("a", nano=5)], run_id="new", snapshot=b"frozen")
+    for is_sure in (True, False):
+        batch = Batch()
+        batch.add(Effects(calls=[("default", "new", cases.a_call("a", nano=5))], closed=[run]))
+        batch.is_sure = is_sure
+        ledger.commit(batch, 7)
+    assert ledger.find_snapshot("default", run.keys[0]) == b"frozen"
+    ledger.close()
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    assert (ledger.cursor(), ledger._rows("SELECT count(*) FROM call_rows")) == (7, [(1_500_001,)])
+    ledger.close()
+
+
+def test_what_was_written_with_keys_is_read_and_written_on(tmp_path: Path) -> None:
+    now, path = tmp_path / "now.duckdb", tmp_path / "ledger.duckdb"
+    ledger = DuckDbLedger(now)
+    batch = batch_of(cases.a_call("a", nano=5), run_id="s")
+    run = cases.a_run([cases.a_call("a", nano=5)], run_id="s", extra_keys=("session:s",))
+    batch.add(Effects(closed=[run], joins=[("default", "s", "branch:b")], outcomes=[an_outcome(1, "success")]))
+    ledger.commit(batch, 7)
+    said = [ledger.report(), ledger.runs(), ledger.run("s"), sorted(ledger.closed_keys(9)), ledger.news()]
+    ledger.close()
+
+    with duckdb.connect(path) as old:
+        for statement in MIGRATIONS[:6]:
+            old.execute(statement)
+        old.execute("CREATE TABLE schema_version AS SELECT unnest([1, 2, 3, 4, 5, 6]) AS version")
+        old.execute(f"ATTACH '{now}' AS now")
+        tables = old.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'ledger'").fetchall()
+        for (table,) in tables:
+            if table != "schema_version":
+                columns = old.execute(
+                    "SELECT string_agg('\"' || column_name || '\"', ', ') FROM duckdb_columns()"
+                    " WHERE database_name = 'ledger' AND table_name = ?",
+                    [table],
+                ).fetchone()
+                assert columns is not None
+                old.execute(f"INSERT INTO {table} SELECT {columns[0]} FROM now.{table}")
+
+    ledger = DuckDbLedger(path)
+    assert [ledger.report(), ledger.runs(), ledger.run("s"), sorted(ledger.closed_keys(9)), ledger.news()] == said
+    assert ledger.find_snapshot("default", "session:s") == run.snapshot()
+    again = cases.a_run([cases.a_call("a", nano=6)], run_id="s", extra_keys=("session:s",), snapshot=b"thawed")
+    batch = batch_of(cases.a_call("a", nano=6), run_id="s")
+    batch.add(Effects(closed=[again], outcomes=[an_outcome(0, "failure"), an_outcome(2, "failure", "other")]))
+    ledger.commit(batch, 8)
+    assert ledger.find_snapshot("default", "session:s") == b"thawed"
+    assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.000000006", 1)]
+    assert {(row["id"], row["value"]) for row in ledger.news()} == {("o", "success"), ("other", "failure")}
+    ledger.close()
+
+
+def an_outcome(at_s: int, value: str, name: str = "o") -> Outcome:
+    return Outcome(
+        id=name,
+        tenant="default",
+        name="tests",
+        value=Result(value),
+        at_ns=cases.NOON_NS + at_s * 10**9,
+        source="api",
+        keys=("session:s",),
+    )
+
+
+def test_a_call_is_one_row_whenever_it_is_written_again(tmp_path: Path) -> None:
+    """It is looked for only where it can be: when it began, or had begun as it was told before."""
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    ledger.commit(batch_of(*(cases.a_call(f"c{hour}", start_s=hour * 200_000, nano=1) for hour in range(10))), 1)
+    ledger.commit(batch_of(cases.a_call("c3", start_s=3 * 200_000, nano=2), cases.a_call("new", nano=1)), 2)
+    ledger.commit(batch_of(cases.a_call("c4", start_s=4_000_000, nano=3)), 3)  # another record of it says so
+    ledger.commit(batch_of(*(cases.a_call(f"c{hour}", start_s=hour * 200_000, nano=5) for hour in (0, 2, 6, 8, 9))), 4)
+    assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.000000034", 11)]
+    ledger.close()
+
+
+def test_a_table_is_read_only_where_the_times_are() -> None:
+    day = 86_400 * 10**9
+    assert _stretches([]) == []
+    assert _stretches([5, 3 * day, 1, day]) == [(1, day), (3 * day, 3 * day)]
+    assert _stretches([2**63 + 5, 7]) == [(7, 7), (2**63 - 1, 2**63 - 1)]
+    assert _stretches([at * 2 * day for at in range(9)]) == [(0, 16 * day)]
+
+
+def test_keys_of_the_latest_runs_are_known_and_it_is_said_when_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeyFilter, "_KEYS", 100)
+    monkeypatch.setattr(KeyFilter, "_SIZE", 1 << 16)
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    batch = Batch()
+    runs = [cases.a_run([cases.a_call(f"c{n}", trace=f"t{n}", start_s=n)], run_id=f"r{n}") for n in range(150)]
+    batch.add(Effects(closed=runs))
+    ledger.commit(batch, 1)
+    known = KeyFilter(ledger)
+    assert known.is_whole
+    assert all(known.may_hold("default", key) for run in runs for key in run.keys)
+    assert not any(known.may_hold("default", f"unknown {n}") for n in range(150))
+    for n in range(1000):
+        known.add("default", (f"later {n}",))
+        assert known.may_hold("default", f"later {n}")
+        # The latest three hundred and more; of what is forgotten it is said that it may be there.
+        assert all(known.may_hold("default", f"later {m}") for m in range(max(0, n - 300), n))
+        assert known.is_whole == known.may_hold("default", runs[0].keys[0])
+    assert not known.is_whole
+    monkeypatch.setattr(writer, "_FILTERED_KEYS", 120)
+    assert not KeyFilter(ledger).is_whole
     ledger.close()
 
 
