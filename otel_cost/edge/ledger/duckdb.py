@@ -667,15 +667,29 @@ def _replace(db: Connection, shape: Shape, rows: Sequence[Values], began: Sequen
     if not rows:
         return
     hashed = _HASHED.get(shape.table)
-    same = [] if hashed is None else [f"t.hash = {_hash('s.tenant', f's.{hashed}')}"]
-    same += [f't."{key}" = s."{key}"' + ("::UUID" if shape is CALLS else "") for key in shape.key]
     with _staged(db, shape, rows):
-        delete = f"DELETE FROM {shape.table} t USING staged s WHERE {' AND '.join(same)}"  # noqa: S608  # our own names
-        for first, last in began:
-            db.execute(f"{delete} AND t.start_ns BETWEEN ? AND ?", [first, last])
-        if not began:
-            db.execute(delete)
+        if hashed is not None:
+            _delete_hashed(db, shape, rows, hashed)
+        else:
+            same = " AND ".join(f't."{key}" = s."{key}"' + ("::UUID" if shape is CALLS else "") for key in shape.key)
+            delete = f"DELETE FROM {shape.table} t USING staged s WHERE {same}"  # noqa: S608  # our own names
+            for first, last in began:
+                db.execute(f"{delete} AND t.start_ns BETWEEN ? AND ?", [first, last])
+            if not began:
+                db.execute(delete)
         _insert(db, shape, "INSERT")
+
+
+def _delete_hashed(db: Connection, shape: Shape, rows: Sequence[Values], hashed: str) -> None:
+    """What has the keys of rows that are staged: few numbers are looked for, which is ten times faster than a join."""
+    table, names = shape.table, ("tenant", hashed)
+    keys = {tuple(row[shape.columns.index(name)] for name in names) for row in rows}
+    hashes = db.execute(f"SELECT list({_hash(*names)}) FROM staged").fetchall()[0]  # noqa: S608
+    near = db.execute(f"SELECT list(rowid) FROM {table} WHERE hash = ANY(?::UINTEGER[])", hashes).fetchall()[0]  # noqa: S608
+    if near[0]:
+        found = db.execute(f"SELECT rowid, {', '.join(names)} FROM {table} WHERE rowid = ANY(?::BIGINT[])", near)  # noqa: S608
+        there = [number for number, *key in found.fetchall() if tuple(key) in keys]
+        db.execute(f"DELETE FROM {table} WHERE rowid = ANY(?::BIGINT[])", [there])  # noqa: S608
 
 
 def _insert(db: Connection, shape: Shape, verb: str) -> None:
