@@ -38,7 +38,7 @@ from otel_cost.edge.allow import exception_of, find_alert, read_wish, write_exce
 from otel_cost.edge.auth import Door
 from otel_cost.edge.books import JOURNAL, RECEIVER, STEPS, EngineBooks
 from otel_cost.edge.clock import now_ns
-from otel_cost.edge.config import split_endpoint
+from otel_cost.edge.config import bound, split_endpoint
 from otel_cost.edge.cycles import Cycles
 from otel_cost.edge.engine import build_engine
 from otel_cost.edge.export import build_exporters
@@ -285,7 +285,8 @@ class Service:
         kept = (self.ledger, data, config.retention, self._stopping)
         self._housekeeping = threading.Thread(target=keep_house, args=kept, name="retention", daemon=True)
         self._listening = threading.Thread(target=self._listen, name="listening", daemon=True)
-        self.grpc_port = self.http_port = self.api_port = 0
+        self.api_port = 0
+        self.listens: dict[str, str] = {}  # protocol (grpc, http) → where OTLP is taken, as it is bound
 
     def _route_by(self, routes: tuple[Route, ...]) -> None:
         """Other routes from now on; what waits is decided by those before."""
@@ -327,7 +328,7 @@ class Service:
                 over_grpc = GrpcReceiver(
                     self._intake, grpc.endpoint, max_bytes=limit, signals=signals, credentials=credentials
                 )
-                self.grpc_port = over_grpc.start()
+                self.listens.setdefault("grpc", bound(grpc.endpoint, over_grpc.start()))
                 self._receivers.append(over_grpc)
             if http is not None:
                 limit = http.max_request_body_size
@@ -335,7 +336,7 @@ class Service:
                 over_http = HttpReceiver(
                     self._intake, split_endpoint(http.endpoint), max_bytes=limit, signals=signals, tls=tls
                 )
-                self.http_port = over_http.start()
+                self.listens.setdefault("http", bound(http.endpoint, over_http.start()))
                 self._receivers.append(over_http)
         self.api_port = self._api.start()
         for stage in self._stages:

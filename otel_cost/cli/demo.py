@@ -70,10 +70,10 @@ def demo(
 def _send_samples(service: Service) -> int:
     """Every sample, moved in time so that the last ends now; requests alternate between gRPC and HTTP."""
     told = [request for file in sorted(bundled("samples").glob("*.jsonl")) for request in _moved(file)]
-    channel = grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}")
+    channel = grpc.insecure_channel(service.listens["grpc"])
     for number, request in enumerate(told):
         if number % 2:
-            url = f"http://127.0.0.1:{service.http_port}/v1/{request.signal}"
+            url = f"http://{service.listens['http']}/v1/{request.signal}"
             call = urllib.request.Request(  # our own loopback port
                 url, request.payload, {"Content-Type": "application/x-protobuf"}
             )

@@ -15,7 +15,7 @@ import structlog
 import typer
 
 from otel_cost.edge.allocator import give_back_early
-from otel_cost.edge.config import Config, load_config
+from otel_cost.edge.config import Config, bound, load_config
 from otel_cost.errors import OtelCostError
 from otel_cost.service import Service
 
@@ -66,18 +66,8 @@ def _leave(code: int) -> NoReturn:
 
 def ready_line(service: Service, config: Config) -> str:
     """What other programs wait for; a protocol that is not served is left out."""
-    receivers = [receiver.protocols for receiver in config.otlp.values()]
-    hosts = {
-        "grpc": next((p.grpc.endpoint for p in receivers if p.grpc is not None), None),
-        "http": next((p.http.endpoint for p in receivers if p.http is not None), None),
-    }
-    ports = {"grpc": service.grpc_port, "http": service.http_port}
-    said = [f"{name}={_bound(endpoint, ports[name])}" for name, endpoint in hosts.items() if endpoint is not None]
-    return " ".join(["otel-cost ready", *said, f"api=http://{_bound(config.api.endpoint, service.api_port)}"])
-
-
-def _bound(endpoint: str, port: int) -> str:
-    return f"{endpoint.rpartition(':')[0]}:{port}"
+    said = [f"{protocol}={endpoint}" for protocol, endpoint in service.listens.items()]
+    return " ".join(["otel-cost ready", *said, f"api=http://{bound(config.api.endpoint, service.api_port)}"])
 
 
 def log_to_stderr(level: str) -> None:

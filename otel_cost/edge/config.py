@@ -60,6 +60,11 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     return found[1] or found[2] or "0.0.0.0", int(found[3])  # noqa: S104  # `:4317` means every interface, as everywhere
 
 
+def bound(endpoint: str, port: int) -> str:
+    """Where a server listens: its endpoint with the port that it got, which may have been left to the system."""
+    return f"{endpoint.rpartition(':')[0]}:{port}"
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server there."""
     if host == "localhost":

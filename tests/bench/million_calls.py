@@ -106,6 +106,7 @@ class Host:
 
     def __init__(self, ledger: DuckDbLedger, outbox: Outbox) -> None:
         self.ledger, self.outbox, self.registry = ledger, outbox, CollectorRegistry()
+        self.listens: dict[str, str] = {}
 
     def problems(self) -> list[str]:
         return []

@@ -77,7 +77,7 @@ def data_dir(request, tmp_path):
             return []
 
     host = Host()
-    host.ledger = ledger
+    host.ledger, host.listens = ledger, {}
     host.outbox = Outbox(tmp_path / "outbox.sqlite")
     server = ApiServer(host, ("127.0.0.1", 0), data_dir=tmp_path)
     server.start()

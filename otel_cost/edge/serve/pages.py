@@ -165,6 +165,7 @@ class Pages:
             pace_usd=self._pace(now_ns, tenant),
             budgets=[(row, min(float(str(row["used_share"])), 1.0)) for row in self.views.budgets(tenant, 4)],
             loops=self._looping(open_runs, tenant),
+            listens=self.views.host.listens,
             holes=[row for row in models if row["unpriced_calls"] or row["incomplete_calls"]][:8],
         )
 

@@ -45,6 +45,10 @@ class Host(Protocol):
         """Where reports of backtests are kept."""
 
     @property
+    def listens(self) -> Mapping[str, str]:
+        """Where OTLP is taken, by protocol (`grpc`, `http`)."""
+
+    @property
     def outbox(self) -> Outbox:
         """What is told to people, and what they have said."""
 

@@ -28,6 +28,7 @@ class FakeHost:
     def __init__(self, ledger: DuckDbLedger, outbox: Path) -> None:
         self.ledger = ledger
         self.registry = CollectorRegistry()
+        self.listens = {"grpc": "127.0.0.1:14317", "http": "127.0.0.1:14318"}
         self.outbox = Outbox(outbox)
         self.backtests = outbox.parent / "backtests"
         self.said: list[str] = []

@@ -132,7 +132,11 @@ def test_the_overview_shows_old_telemetry_and_an_empty_one_says_how_to_begin(htt
     assert "$2.50" in page
     assert "Bash failed the same way 3 times" in page
     assert "at least" in page
-    assert "Nothing here yet" in http.get("/?tenant=nobody").text
+    empty = http.get("/?tenant=nobody").text
+    assert "Nothing here yet" in empty
+    assert "<code>127.0.0.1:14317</code> (gRPC) or <code>127.0.0.1:14318</code> (HTTP)" in empty
+    host.listens = {}
+    assert "read from Kafka" in http.get("/?tenant=nobody").text
 
 
 def test_the_page_of_a_run_tells_cost_waste_holes_and_what_was_charged(http) -> None:
