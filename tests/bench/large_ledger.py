@@ -5,7 +5,7 @@
 Rows of runs with 33 calls and 19 keys each are put into the tables directly, as many as a service would leave in
 months. Between them, as often as `--step` says: the CPU of a commit as the service makes it (the calls of 10,000 bench
 spans and the 200 runs that they close), alone and where the newest keys do not tell of all runs any more (`not sure`),
-of one that a woken run closes in, and how long it takes to find a sleeping run.
+of one that a woken run closes in; how long it takes to find a sleeping run, and to learn the keys at a start.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from otel_cost.core.model.effects import Effects, Signal
 from otel_cost.edge.files import load_price_book
 from otel_cost.edge.ledger import Batch
 from otel_cost.edge.ledger.duckdb import DuckDbLedger, _hash
+from otel_cost.edge.ledger.writer import KeyFilter
 from otel_cost.edge.rule_files import read_rules
 from otel_cost.pipeline import Engine
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=12_000_000)
     parser.add_argument("--step", type=int, default=2_000_000)
     options = parser.parse_args()
-    head = ["calls", "MB", "commit ms", "not sure", "woken", "find ms", "peak MB"]
+    head = ["calls", "MB", "commit ms", "not sure", "woken", "find ms", "keys s", "peak MB"]
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.duckdb"
@@ -126,9 +127,18 @@ def _measured(ledger: DuckDbLedger, seeds: Iterator[int], written: int, path: Pa
         began = time.perf_counter()
         assert (ledger.find_snapshot("default", key) is not None) == bool(written)
         found.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    KeyFilter(ledger)
+    keys_s = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = path.stat().st_size / 10**6
-    return (f"{size:,.0f}", *(f"{ms:.0f}" for ms in spent.values()), f"{sorted(found)[4] * 1000:.1f}", f"{peak:.0f}")
+    return (
+        f"{size:,.0f}",
+        *(f"{ms:.0f}" for ms in spent.values()),
+        f"{sorted(found)[4] * 1000:.1f}",
+        f"{keys_s:.1f}",
+        f"{peak:.0f}",
+    )
 
 
 if __name__ == "__main__":

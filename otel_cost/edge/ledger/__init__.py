@@ -17,6 +17,7 @@ from otel_cost.edge.receive.homes import HomeStore
 from otel_cost.errors import OtelCostError, UsageError
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
@@ -213,8 +214,8 @@ class Ledger(Protocol):
         The snapshot is empty where none was kept. What is committed for such a run afterwards is its whole truth.
         """
 
-    def closed_keys(self, limit: int) -> Iterator[tuple[str, str]]:
-        """(tenant, key) of closed runs, the latest runs first."""
+    def key_numbers(self, limit: int) -> array[int]:
+        """`rows.key_number` of the keys of closed runs, in order; of at most so many, those of the latest runs."""
 
     def sent_alerts(self) -> set[tuple[str, str]]:
         """(tenant, id) of every alert written down: a replay sends none of them again."""

@@ -238,6 +238,7 @@ class DuckDbLedger(SqlLedger):
         "list_transform(string_split(span_ids, ','), lambda x: unhex(x))", "unhex(onset)", "HUGEINT", "divide"
     )
     _quotient = "divide"
+    _hex = "('0x' || {})::BIGINT"
 
     def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
         super().__init__()

@@ -251,6 +251,7 @@ class PostgresLedger(SqlLedger):
         "div",
     )
     _quotient = "div"
+    _hex = "('x' || {})::bit(60)::bigint"
 
     def __init__(self, url: str, node: str | None = None) -> None:
         super().__init__()

@@ -370,6 +370,16 @@ def uuid_of(call_id: str) -> str:
     return call_id + "00000000"
 
 
+def key_digest(tenant: str, key: str) -> bytes:
+    """What is known of a key without the key; databases can make it, too."""
+    return hashlib.md5(f"{tenant}/{key}".encode(), usedforsecurity=False).digest()
+
+
+def key_number(digest: bytes) -> int:
+    """Its first sixty bits, which fit into a BIGINT."""
+    return int.from_bytes(digest[:8]) >> 4
+
+
 def hexed(value: object) -> str | None:
     """An id as it is told."""
     return value.hex() if isinstance(value, bytes) else None

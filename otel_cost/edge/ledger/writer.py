@@ -7,15 +7,16 @@ ledger cannot be written the batch stays and is tried again; when too much waits
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import threading
 import time
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from otel_cost.edge.ledger import NO_OFFSETS, Batch, LedgerUnavailableError, PartitionMovedError
+from otel_cost.edge.ledger.rows import key_digest, key_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from otel_cost.edge.partitions import Offset, Partition, Partitions
 
 _RETRY_S: Final = (0.5, 1.0, 2.0, 5.0)
-_FILTERED_KEYS: Final = 5_000_000  # at a start
+_AT_A_START: Final = 5_000_000  # keys
 _PROBES: Final = 5
 _BITS: Final = tuple(1 << bit for bit in range(8))
 _TWO_WORDS: Final = struct.Struct("<QQ").unpack
@@ -206,10 +207,11 @@ class LedgerWriter:
 
 
 class KeyFilter:
-    """Bloom filters over the keys of closed runs: nearly every key of a new trace is new, and asking the disk is slow.
+    """The keys of closed runs: nearly every key of a new trace is new, and asking the disk is slow.
 
-    8 MiB and five probes for 2.5 million keys each: one new key in seven thousand costs a look-up in vain. The latest
-    four are kept. Who speaks of an older run again begins another one, which takes its place in the ledger.
+    Of those that were written before the start it keeps a number each, of those that are added Bloom filters: 8 MiB and
+    five probes for 2.5 million keys, so that one new key in seven thousand costs a look-up in vain. The latest four
+    are kept. Who speaks of an older run again begins another one, which takes its place in the ledger.
     """
 
     _SIZE: Final = 8 << 23  # bits
@@ -217,21 +219,13 @@ class KeyFilter:
     _MOST: Final = 4
 
     def __init__(self, ledger: Ledger) -> None:
-        self.is_whole = True  # knows every key there is
+        self._written = ledger.key_numbers(_AT_A_START)
+        self.is_whole = len(self._written) < _AT_A_START  # knows every key there is
         self._filters = [bytearray(self._SIZE >> 3)]  # the latest last
-        self._room = self._KEYS  # in the last one
-        known = 0
-        bits = self._filters[0]
-        for tenant, key in ledger.closed_keys(_FILTERED_KEYS):  # the latest first
-            if known and known % self._KEYS == 0:
-                bits = bytearray(self._SIZE >> 3)
-                self._filters.insert(0, bits)
-            self._set(bits, tenant, key)
-            known += 1
-        self._room -= min(known, self._KEYS)
-        self.is_whole = known < _FILTERED_KEYS
+        self._room = self._KEYS  # in that one
 
     def add(self, tenant: str, keys: tuple[str, ...]) -> None:
+        size, masks = self._SIZE, _BITS
         for key in keys:
             if not self._room:
                 self._room = self._KEYS
@@ -239,30 +233,26 @@ class KeyFilter:
                 # Another list: others may be going through this one.
                 self._filters = [*self._filters, bytearray(self._SIZE >> 3)][-self._MOST :]
             self._room -= 1
-            self._set(self._filters[-1], tenant, key)
+            bits = self._filters[-1]
+            at, step = _TWO_WORDS(key_digest(tenant, key))
+            for _ in range(_PROBES):
+                at = (at + (step | 1)) % size
+                bits[at >> 3] |= masks[at & 7]
 
     def may_hold(self, tenant: str, key: str) -> bool:
         """False: surely not there."""
-        first, step = _probes(tenant, key)
+        digest = key_digest(tenant, key)
+        number, written = key_number(digest), self._written
+        place = bisect_left(written, number)
+        if place < len(written) and written[place] == number:
+            return True
+        first, step = _TWO_WORDS(digest)
         for bits in self._filters:
             at = first
             for _ in range(_PROBES):
-                at = (at + step) % self._SIZE
+                at = (at + (step | 1)) % self._SIZE
                 if not bits[at >> 3] & _BITS[at & 7]:
                     break
             else:
                 return True
         return False
-
-    def _set(self, bits: bytearray, tenant: str, key: str) -> None:
-        at, step = _probes(tenant, key)
-        size, masks = self._SIZE, _BITS
-        for _ in range(_PROBES):
-            at = (at + step) % size
-            bits[at >> 3] |= masks[at & 7]
-
-
-def _probes(tenant: str, key: str) -> tuple[int, int]:
-    """From where, and how far at a time."""
-    first, step = _TWO_WORDS(hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=16).digest())
-    return first, step | 1

@@ -19,6 +19,7 @@ from otel_cost.core.model.vocabulary import Category, Flag, Kind, Reason
 from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, PartitionMovedError, UnknownDimensionError
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.postgres import PostgresLedger
+from otel_cost.edge.ledger.rows import key_digest, key_number
 from otel_cost.edge.ledger.story import story_of
 from otel_cost.edge.partitions import Offset, Partition
 
@@ -262,10 +263,17 @@ def test_a_commit_pauses_before_each_call_and_each_run_that_is_put_to_sleep(ledg
     assert pauses >= 10
 
 
-def test_closed_keys_come_latest_run_first(ledger: Ledger) -> None:
+def test_keys_are_told_as_numbers_and_where_there_are_too_many_those_of_the_latest_runs(ledger: Ledger) -> None:
     for index in range(3):
-        ledger.commit(batch_of(closed(a_call("a", trace=f"t{index}", start_s=index))), index)
-    assert [key for _, key in ledger.closed_keys(2)] == [trace_of("t2").hex(), trace_of("t1").hex()]
+        run = closed(a_call("a", trace=f"t{index}", start_s=index), extra_keys=(f"session:é{index}",))
+        ledger.commit(batch_of(run), index)
+    numbers = [
+        {key_number(key_digest("default", key)) for key in (trace_of(f"t{index}").hex(), f"session:é{index}")}
+        for index in range(3)
+    ]
+    assert list(ledger.key_numbers(9)) == sorted(set.union(*numbers))
+    assert list(ledger.key_numbers(4)) == sorted(numbers[2] | numbers[1])
+    assert all(0 <= number < 2**60 for number in ledger.key_numbers(9))
 
 
 def test_alerts_of_one_category_are_found_behind_any_number_of_others(ledger: Ledger) -> None:
