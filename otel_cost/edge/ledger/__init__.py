@@ -104,6 +104,12 @@ def checked_dimensions(by: Sequence[str], *more: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(by))
 
 
+def names_of(run: ClosedRun) -> Iterator[tuple[str, str]]:
+    """What a run may have been called, with its tenant: the smallest session, else the smallest trace; its sender."""
+    for key in run.keys:
+        yield run.summary.tenant, key.removeprefix("session:")
+
+
 @dataclass(slots=True)
 class Batch:
     """What the engine's effects leave in the ledger, the last word on each key, in any number of steps."""
@@ -133,6 +139,8 @@ class Batch:
         self.joins.update((tenant, key, run_id) for tenant, run_id, key in effects.joins)
         self.rows += len(effects.outcomes) + len(effects.joins)
         for run in effects.closed:
+            for name in names_of(run):  # under which it has closed here before, and gone on
+                self.closed.pop(name, None)
             self.closed[run.summary.tenant, run.summary.run_id] = run
             self.rows += 1 + run.steps
         self.rows += len(effects.gone) + len(effects.calls) + len(effects.alerts) + len(effects.corrections)
@@ -147,11 +155,12 @@ class Batch:
             while more:
                 more.pop()
 
-    def snapshot(self, tenant: str, key: str) -> bytes | None:
-        """The snapshot of a closed run that waits here, by one of its keys."""
-        for (owner, _), run in reversed(self.closed.items()):
+    def asleep(self, tenant: str, key: str) -> tuple[str, bytes] | None:
+        """Run id and snapshot of a closed run that waits here, by one of its keys."""
+        for (owner, run_id), run in reversed(self.closed.items()):
             if owner == tenant and key in run.keys:
-                return run.snapshot() or None
+                snapshot = run.snapshot()
+                return (run_id, snapshot) if snapshot else None
         return None
 
 
@@ -205,6 +214,9 @@ class Ledger(Protocol):
 
     def find_snapshot(self, tenant: str, key: str) -> bytes | None:
         """What wakes the closed run that a trace id (hex), `session:…` or call id belongs to."""
+
+    def woken(self, tenant: str, run_id: str) -> None:
+        """A run that is written down goes on: what it says next is its whole truth. `find_snapshot` knows by itself."""
 
     def closed_runs(
         self, since_ns: int | None = None, until_ns: int | None = None, tenant: str | None = None

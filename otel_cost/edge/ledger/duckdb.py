@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 from arro3.core import Array, DataType, Table
 
-from otel_cost.edge.ledger import NO_OFFSETS, Heard, LedgerUnavailableError, PartitionMovedError
+from otel_cost.edge.ledger import NO_OFFSETS, Heard, LedgerUnavailableError, PartitionMovedError, names_of
 from otel_cost.edge.ledger.rows import (
     ALERTS,
     BLOB,
@@ -43,6 +43,7 @@ from otel_cost.edge.ledger.rows import (
     outcome_key_rows,
     outcome_rows,
     shape,
+    told_ids,
     uuid_of,
 )
 from otel_cost.edge.ledger.sql import SqlLedger, chosen, forgetting, waste
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.run import ClosedRun
     from otel_cost.edge.ledger import Batch, Selection
     from otel_cost.edge.ledger.rows import Shape, Values
 
@@ -500,12 +500,12 @@ class DuckDbLedger(SqlLedger):
         runs = list(batch.closed.values())
         stale: set[tuple[str, str]] = set()
         for name, run in batch.closed.items():
-            known = {name, *_names(run)} & self._inherited
+            known = {name, *names_of(run)} & self._inherited
             if known or not batch.is_sure:
                 rewritten.add(name)
                 stale |= known
         if stale:
-            self._clear_before(runs, stale)
+            self._clear_before(batch, stale)
         for shape_, rows in closed_rows(runs, self._paced):
             at = shape_.columns.index("run_id")
             # To look whether there is a row the whole table is read: the more has been recorded, the longer it takes.
@@ -513,13 +513,13 @@ class DuckDbLedger(SqlLedger):
             _load(self._db, shape_, [row for row in rows if (row[0], row[at]) not in rewritten])
         return rewritten
 
-    def _clear_before(self, runs: Sequence[ClosedRun], stale: set[tuple[str, str]]) -> None:
+    def _clear_before(self, batch: Batch, stale: set[tuple[str, str]]) -> None:
         """Take out what was written of these runs before, under whatever name, and they do not say again.
 
         A run's list of calls is the whole truth only where this process has
         seen the run from its beginning or has woken it; rows of any other run are never touched.
         """
-        closing = {(run.summary.tenant, run.summary.run_id) for run in runs}
+        closing = set(batch.closed)
         pair = shape("pairs", tenant=TEXT, run_id=TEXT)
         with _staged(self._db, pair, sorted(stale)):
             self._db.execute("DELETE FROM steps WHERE (tenant, run_id) IN (SELECT tenant, run_id FROM staged)")
@@ -527,9 +527,9 @@ class DuckDbLedger(SqlLedger):
             lost = self._db.execute(
                 "SELECT c.id::VARCHAR FROM call_rows c JOIN facets f ON f.id = c.facet"
                 " SEMI JOIN staged s ON s.tenant = f.tenant AND s.run_id = c.run_id WHERE c.start_ns >= ?",
-                [min(MOST, *(run.summary.start_ns for run in runs)) - _DAY_NS],
+                [min(MOST, *(run.summary.start_ns for run in batch.closed.values())) - _DAY_NS],
             ).fetchall()
-        kept = {uuid_of(call.id) for run in runs for call in run.calls}
+        kept = told_ids(batch)
         gone = [(one,) for (one,) in lost if one.replace("-", "") not in kept]
         if gone:
             with _staged(self._db, shape("gone", id=TEXT), gone):
@@ -583,7 +583,7 @@ class DuckDbLedger(SqlLedger):
         for tenant, key, run_id in batch.joins:
             self._joined.setdefault((tenant, run_id), set()).add(key)
         for name, run in batch.closed.items():
-            for known in (name, *_names(run)):
+            for known in (name, *names_of(run)):
                 self._joined.pop(known, None)
             self._inherited.discard(name)
             for call in run.calls:
@@ -614,12 +614,13 @@ class DuckDbLedger(SqlLedger):
 
     def _asleep(self, tenant: str, key: str) -> tuple[str, bytes] | None:
         rows = self._rows(
-            f"SELECT run_id FROM run_keys WHERE hash = {_hash('?', '?')} AND tenant = ? AND key = ?",  # noqa: S608
+            f"SELECT run_id FROM run_keys WHERE hash = {_hash('?', '?')} AND tenant = ? AND key = ?"  # noqa: S608
+            " ORDER BY rowid DESC LIMIT 1",
             [tenant, key, tenant, key],
         )
         if not rows:
             return None
-        run_id = rows[-1][0]
+        ((run_id,),) = rows
         snapshot = self._snapshot_of(tenant, run_id)
         return (run_id, snapshot) if snapshot else None
 
@@ -728,12 +729,6 @@ def _array(name: str, values: list[Any], kind: str) -> Array:
         return Array(values, _TYPES[kind])
     except OverflowError:
         return Array([fitting(name, value) for value in values], _TYPES[kind])
-
-
-def _names(run: ClosedRun) -> Iterator[tuple[str, str]]:
-    """What a run may have been called: the smallest of its sessions, else of its traces; or its sender."""
-    for key in run.keys:
-        yield run.summary.tenant, key.removeprefix("session:")
 
 
 def _one(db: Connection, sql: str) -> int:

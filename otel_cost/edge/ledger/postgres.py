@@ -46,6 +46,7 @@ from otel_cost.edge.ledger.rows import (
     join_rows,
     outcome_key_rows,
     outcome_rows,
+    told_ids,
     uuid_of,
 )
 from otel_cost.edge.ledger.sql import SPENDS, SqlLedger, chosen, forgetting, spend_of, waste
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from psycopg.abc import Buffer
 
     from otel_cost.core.model.call import Call
-    from otel_cost.core.model.run import ClosedRun
     from otel_cost.edge.ledger import Batch, Selection
     from otel_cost.edge.ledger.rows import Shape, Values
     from otel_cost.edge.receive.homes import Name
@@ -481,17 +481,17 @@ class PostgresLedger(SqlLedger):
             return
         runs = list(batch.closed.values())
         rows = closed_rows(runs, self._paced)
-        self._clear_before(db, runs, [row for shape, keys in rows if shape is KEYS for row in keys])
+        self._clear_before(db, batch, [row for shape, keys in rows if shape is KEYS for row in keys])
         for shape, some in rows:
             _lay(db, shape, some, self._node)
 
-    def _clear_before(self, db: Connection, runs: Sequence[ClosedRun], key_rows: Sequence[Values]) -> None:
+    def _clear_before(self, db: Connection, batch: Batch, key_rows: Sequence[Values]) -> None:
         """Take out what an earlier close of these runs wrote and this one does not say again.
 
         A run's list of calls is the whole truth only where this process has seen the run from its beginning or has
         woken it, and only of what this node wrote, or the one that closed the run: a run may have parts elsewhere.
         """
-        closing = {(run.summary.tenant, run.summary.run_id) for run in runs}
+        closing = set(batch.closed)
         tenants, keys, _ = zip(*key_rows, strict=True) if key_rows else ((), (), ())
         before = set(
             db.execute(
@@ -503,13 +503,12 @@ class PostgresLedger(SqlLedger):
         stale = (before | closing) & self._inherited
         again = (before & closing) | stale
         if self._moves:
-            self._clear_traces(db, runs)
+            self._clear_traces(db, batch)
         if not again:
             return
         _delete(db, "steps", again)
         if not stale:
             return
-        kept = [uuid_of(call.id) for run in runs for call in run.calls]
         self._take_out(
             db,
             _ALL_NODES,  # what is left over from before may have been heard of here, as others' calls
@@ -519,15 +518,14 @@ class PostgresLedger(SqlLedger):
             *_columns(stale),
             self._node,
             self._node,
-            kept,
+            list(told_ids(batch)),
         )
         for table in ("runs", "traces", "snapshots", "run_keys", "run_joins"):
             _delete(db, table, stale - closing)
 
-    def _clear_traces(self, db: Connection, runs: Sequence[ClosedRun]) -> None:
-        """Take out calls of these runs' traces that the runs do not have: whoever wrote them knew but a part."""
-        kept = [uuid_of(call.id) for run in runs for call in run.calls]
-        pairs = [(run.summary.tenant, trace_id) for run in runs for trace_id in run.summary.trace_ids]
+    def _clear_traces(self, db: Connection, batch: Batch) -> None:
+        """Take out calls of closing runs' traces that the runs do not have: whoever wrote them knew but a part."""
+        pairs = [(run.summary.tenant, trace_id) for run in batch.closed.values() for trace_id in run.summary.trace_ids]
         self._take_out(
             db,
             _ALL_NODES,
@@ -535,7 +533,7 @@ class PostgresLedger(SqlLedger):
             " AND NOT EXISTS (SELECT 1 FROM unnest(%s::uuid[]) AS k (id) WHERE k.id = c.id)",
             [_plain(tenant) for tenant, _ in pairs],
             [trace_id for _, trace_id in pairs],
-            kept,
+            list(told_ids(batch)),
         )
 
     def _note_open(

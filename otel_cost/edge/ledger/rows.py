@@ -365,6 +365,12 @@ def calls_to_write(
     return calls, gone
 
 
+def told_ids(batch: Batch) -> set[str]:
+    """Rows' ids of all calls that a batch says are there: of its closed runs, and of those that have gone on since."""
+    told = {uuid_of(call_id) for (_, call_id), word in batch.calls.items() if word is not None}
+    return told | {uuid_of(call.id) for run in batch.closed.values() for call in run.calls}
+
+
 def uuid_of(call_id: str) -> str:
     """A call id (12 bytes in hex, made from the tenant too) as the text of a UUID, the narrowest 16-byte key."""
     return call_id + "00000000"

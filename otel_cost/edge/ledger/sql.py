@@ -112,8 +112,11 @@ class SqlLedger:
         if found is None:
             return None
         run_id, snapshot = found
-        self._inherited.add((tenant, run_id))  # it is about to be woken: what it says next is its whole truth
+        self.woken(tenant, run_id)
         return snapshot
+
+    def woken(self, tenant: str, run_id: str) -> None:
+        self._inherited.add((tenant, run_id))
 
     def _asleep(self, tenant: str, key: str) -> tuple[str, bytes] | None:
         """Run id and snapshot of the closed run that a key belongs to."""
@@ -138,7 +141,7 @@ class SqlLedger:
             [_from(since_ns), _until(until_ns), tenant, tenant],
         )
         for owner, run_id in names:
-            self._inherited.add((owner, run_id))
+            self.woken(owner, run_id)
             yield owner, run_id, self._snapshot_of(owner, run_id)
 
     def key_numbers(self, limit: int) -> array[int]:

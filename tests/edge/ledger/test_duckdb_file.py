@@ -427,3 +427,43 @@ def test_a_batch_that_is_written_is_freed_in_pieces() -> None:
     batch.let_go(lambda: left.append(len(batch.closed) + len(batch.calls) + len(batch.alerts)))
     assert left == [6, 5, 4, 3, 2, 1, 0]
     assert len(calls) == 5
+
+
+def test_a_run_that_wakes_before_it_is_written_is_one_run_when_it_closes_again(tmp_path: Path) -> None:
+    """Found among what waits, the ledger does not know it when it is asked; later it does."""
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    writer = LedgerWriter(ledger, seconds=3600)
+    first, late = cases.a_call("a", nano=5), cases.a_call("b", start_s=9, nano=6)
+    for position, calls in enumerate(([first], [first, late], [first, late])):
+        run = cases.a_run(calls, run_id="s", extra_keys=("session:s",))
+        writer.add(Effects(calls=[("default", "s", call) for call in calls], closed=[run]), position)
+        if position == 0:
+            assert writer.find("default", "session:s") == run.snapshot()
+        assert writer.flush()
+        if position == 1:
+            assert writer.find("default", "session:s") == run.snapshot()
+    tables = ("call_rows", "runs", "run_keys", "snapshots", "traces", "run_joins")
+    rows = [ledger._rows(f"SELECT count(*) FROM {table}")[0][0] for table in tables]
+    assert rows == [2, 1, 2, 1, 1, 2]
+    assert ledger.find_snapshot("default", "session:s") == run.snapshot()
+    assert writer.close()
+    ledger.close()
+
+
+def test_a_run_that_closes_again_under_another_name_is_one_run(tmp_path: Path) -> None:
+    """It was known by its trace, then by its session: within one commit, and over two of them."""
+    ledger = DuckDbLedger(tmp_path / "ledger.duckdb")
+    writer = LedgerWriter(ledger, seconds=3600)
+    for trace, flushes in (("t1", False), ("t2", True)):
+        first = cases.a_call(f"a {trace}", trace=trace, nano=5)
+        writer.add(Effects(closed=[cases.a_run([first])]), 1)
+        assert writer.find("default", cases.trace_of(trace).hex())
+        assert not flushes or writer.flush()
+        late = cases.a_call(f"b {trace}", trace=trace, start_s=9, nano=6)
+        run = cases.a_run([first, late], run_id=f"s {trace}", extra_keys=(f"session:s {trace}",))
+        writer.add(Effects(closed=[run]), 2)
+        assert writer.flush()
+    assert sorted(ledger._rows("SELECT run_id FROM runs")) == [("s t1",), ("s t2",)]
+    assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.000000022", 4)]
+    assert writer.close()
+    ledger.close()
