@@ -154,7 +154,7 @@ def test_every_page_opens_and_what_people_do_there_counts(browser: Browser, serv
     before = page.locator("tr[hidden]").count()
     fold.focus()
     page.keyboard.press("Enter")
-    assert page.locator("tr[hidden]").count() < before
+    page.wait_for_function("before => document.querySelectorAll('tr[hidden]').length < before", arg=before)
     assert "same-error-3x" in page.inner_text("main")
     page.close()
 
