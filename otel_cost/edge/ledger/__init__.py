@@ -121,6 +121,7 @@ class Batch:
     outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)
     joins: set[tuple[str, str, str]] = field(default_factory=set)  # (tenant, key by which outcomes find it, run id)
     rows: int = 0  # about how many it makes
+    woken: set[tuple[str, str]] = field(default_factory=set)  # closed runs that went on before they were written
     is_sure: bool = False  # of its runs none is in the ledger but those that were found there
 
     def add(self, effects: Effects) -> None:

@@ -67,7 +67,6 @@ class LedgerWriter:
         self._state = threading.Condition()
         self._waiting = Batch()
         self._going: Batch | None = None
-        self._woken: set[tuple[str, str]] = set()  # closed runs that go on before they have been written
         self._cursor: int | None = None
         self._since = 0.0
         self._flushing = self._closing = False
@@ -103,11 +102,11 @@ class LedgerWriter:
         if not self._keys.may_hold(tenant, key):
             return None
         with self._state:
-            found = self._waiting.asleep(tenant, key)
-            if found is None and self._going is not None:
-                found = self._going.asleep(tenant, key)
-            if found is not None:
-                self._woken.add((tenant, found[0]))
+            found = None
+            for batch in (self._waiting, self._going):
+                if batch is not None and (found := batch.asleep(tenant, key)) is not None:
+                    batch.woken.add((tenant, found[0]))
+                    break
         written = self._find_written(tenant, key)
         return written if found is None else found[1]
 
@@ -179,9 +178,8 @@ class LedgerWriter:
                 if news is not None:
                     self._committed(cursor, offsets, [batch.alerts[name] for name in batch.alerts if name in news])
             with self._state:
-                for name in batch.closed.keys() & self._woken:  # the ledger could not know when it was asked for them
+                for name in batch.woken:  # the ledger could not know when it was asked for them
                     self._ledger.woken(*name)
-                    self._woken.discard(name)
                 self._going = None
                 self._state.notify_all()
             if news is None:
