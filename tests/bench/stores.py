@@ -110,7 +110,7 @@ def _stored(
         _until(lambda: urllib.request.urlopen(url, timeout=2).status == 200)  # our own loopback port
         _send(url, FIRST.bodies[0], headers)
         _until(lambda: _count(database) == FIRST.spans)
-        time.sleep(3)
+        time.sleep(3)  # what it still does because of the first is not measured
         running = Running(process, "", url)  # type: ignore[arg-type]  # nothing is read of its output
         running.begin()
         began = time.monotonic()
