@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from money_helper import HOUR, SECOND, Desk, chat, claude_log, point, span, spoken
+from money_helper import HOUR, SECOND, Desk, agent, chat, claude_log, point, span, spoken
 
 if TYPE_CHECKING:
     from otel_cost.core.model.event import MetricPoint
@@ -85,6 +85,15 @@ def test_a_late_span_takes_the_metrics_back_days_later() -> None:
     desk.wait(3600)
     assert desk.total == 1500
     assert [call["sources"] for call in desk.lines("call")] == [["span"]]
+
+
+def test_metrics_that_became_part_of_another_run_are_not_billed_apart() -> None:
+    desk = Desk()
+    desk.tell(tokens("input", 100), tokens("output", 10))
+    desk.tell(chat(1, 3), chat(2, 3), agent(3, gen_ai__conversation__id="s"))  # whose trace it is comes last
+    desk.wait(3600)
+    assert desk.total == 2 * 1500
+    assert [run["run_id"] for run in desk.lines("run")] == ["s"]
 
 
 def test_growing_totals_count_once_and_begin_anew() -> None:

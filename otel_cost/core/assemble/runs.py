@@ -285,6 +285,8 @@ class Runs:
             self._keys[a].append(key)
         del self._open[b]
         self._large.pop(b, None)
+        if (since_ns := self._metered.pop(b, None)) is not None:
+            self._metered.setdefault(a, since_ns)
         self._united.append((a, b))
         return a
 
