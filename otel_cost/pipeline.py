@@ -912,7 +912,8 @@ class Engine:
         self._budgets(self.policy.catch_up(run, now_ns), now_ns)
         self.policy.forget(run)
         self._alerts(self._escalation.forget(run, now_ns))
-        if run.calls or run.steps or run.told or run.meter is None:  # else only metrics that others told as well
+        # Else only metrics that others told as well.
+        if run.calls or run.steps or run.told or run.was_written or run.meter is None:
             closed = summary.close(run)
             self._effects.closed.append(closed)
             if self.drift and (ran := ran_of(run, closed.summary)) is not None:

@@ -96,6 +96,20 @@ def test_metrics_that_became_part_of_another_run_are_not_billed_apart() -> None:
     assert [run["run_id"] for run in desk.lines("run")] == ["s"]
 
 
+def test_what_was_billed_and_written_down_leaves_with_its_run() -> None:
+    desk = Desk()
+    desk.tell(of_sdk("input", 100), of_sdk("output", 10))
+    desk.wait(3600)
+    assert desk.runs["sender:app"].summary.nano == 1500
+    desk.tell(chat(1, service="app"))
+    assert spoken(desk.corrections) == [(1500, None)]
+    desk.wait(3600)
+    assert desk.total == 1500
+    assert desk.runs["sender:app"].summary.nano is None
+    desk.tell(of_sdk("input", 150, 7200))  # it wakes as it is
+    assert spoken(desk.corrections) == [(1500, None)]
+
+
 def test_growing_totals_count_once_and_begin_anew() -> None:
     desk = Desk()
     for until, amount in ((60, 100), (120, 100), (180, 250)):

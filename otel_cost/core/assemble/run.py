@@ -69,6 +69,7 @@ class Run:
     sender: str = ""  # names a run that is known by nothing but who sent its metrics
     found_by: str | None = None  # the session by which `Runs` found it last
     absorbed_by: Run | None = None
+    was_written: bool = False  # it has slept: what is written of it is no longer so, even if nothing is left of it
     relabelled: bool = False  # its id or who it is for has changed since the engine last looked
     _id: tuple[int, int, str] | None = None
     _who: dict[str, tuple[tuple[int, bytes], str]] = field(default_factory=dict)
@@ -703,6 +704,7 @@ class Run:
         self.sessions |= other.sessions
         self.position = min(self.position, other.position)
         self.active_ns = max(self.active_ns, other.active_ns)
+        self.was_written = self.was_written or other.was_written
         self.told |= other.told
         self.carrier |= other.carrier
         self.wasted |= other.wasted

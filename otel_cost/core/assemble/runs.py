@@ -245,6 +245,7 @@ class Runs:
         if run is None:
             return None
         run.position = position
+        run.was_written = True
         self._opened(run)
         for trace_id, trace in run.traces.items():
             self._claim(run, trace_id)

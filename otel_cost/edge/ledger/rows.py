@@ -349,7 +349,8 @@ def calls_to_write(
 ) -> tuple[dict[str, tuple[str, str, Call]], list[str]]:
     """Calls by id as (tenant, run id, call), and the ids of those that are gone.
 
-    `written`: calls as they stand in the ledger (run id, call); a closing run writes only what differs.
+    `written`: calls as they stand in the ledger (run id, call); a closing run writes only what differs. A call that a
+    run had as it closed may have gone since, and be no other closed run's.
     """
     calls: dict[str, tuple[str, str, Call]] = {}
     gone: list[str] = []
@@ -360,7 +361,7 @@ def calls_to_write(
             calls[call_id] = (tenant, *word)
     for (tenant, run_id), run in batch.closed.items():
         for call in run.calls:
-            if call.id not in calls and written.get(call.id) != (run_id, call):
+            if (tenant, call.id) not in batch.calls and written.get(call.id) != (run_id, call):
                 calls[call.id] = (tenant, run_id, call)
     return calls, gone
 
@@ -368,7 +369,12 @@ def calls_to_write(
 def told_ids(batch: Batch) -> set[str]:
     """Rows' ids of all calls that a batch says are there: of its closed runs, and of those that have gone on since."""
     told = {uuid_of(call_id) for (_, call_id), word in batch.calls.items() if word is not None}
-    return told | {uuid_of(call.id) for run in batch.closed.values() for call in run.calls}
+    return told | {
+        uuid_of(call.id)
+        for (tenant, _), run in batch.closed.items()
+        for call in run.calls
+        if batch.calls.get((tenant, call.id), run) is not None
+    }
 
 
 def uuid_of(call_id: str) -> str:

@@ -81,6 +81,19 @@ def test_a_new_ledger_is_empty(ledger: Ledger) -> None:
     assert ledger.find_snapshot("default", RUN) is None
 
 
+def test_a_call_that_has_gone_since_its_run_closed_is_no_row(ledger: Ledger) -> None:
+    """The run had it as it closed; both wait in one batch, or in two."""
+    going, staying = a_call("going", nano=30), a_call("staying", nano=5)
+    batch = batch_of(closed(going, staying), Effects(gone=[("default", going.id)]))
+    ledger.commit(batch, 1)
+    assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.000000005", 1)]
+    other = closed(a_call("other", trace="t2", nano=7), run_id=trace_of("t2").hex())
+    ledger.commit(batch_of(other), 2)
+    ledger.woken("default", trace_of("t2").hex())
+    ledger.commit(batch_of(other, Effects(gone=[("default", other.calls[0][2].id)])), 3)
+    assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.000000005", 1)]
+
+
 def test_report_counts_holes_and_leaves_nothing_out(ledger: Ledger) -> None:
     calls = [
         a_call("a", nano=30, who={"user": "ann"}),
