@@ -485,6 +485,7 @@ class Engine:
     def take(self) -> Effects:
         """What is to be done since the last call."""
         effects, self._effects = self._effects, Effects()
+        effects.tellers = self.runs.tellers()
         return effects
 
     def open_run(self, tenant: str, key: str) -> ClosedRun | None:

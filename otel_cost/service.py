@@ -723,6 +723,7 @@ class Service:
             # Keyed by call, so that what the journal tells again counts once.
             told = self.ledger.alerts(10_000, begun_ns - KEEP_NS, None, Category.BUDGET)
             self.engine.restore(self.ledger.spends(since_ns), map(alert_of, told), begun_ns)
+        self.engine.runs.recall(self.ledger.tellers())
         self._restore_library()
         if self.engine.drift:
             runs = self.ledger.finished(begun_ns - self.engine.drift.last_ns)

@@ -18,6 +18,7 @@ from weakref import ref
 from otel_cost.core.assemble.join import REPEATABLE, guess_key, may_be_one
 from otel_cost.core.assemble.meter import HOUR_NS, Meter
 from otel_cost.core.assemble.run import Run
+from otel_cost.core.model.measure import Teller
 from otel_cost.core.model.vocabulary import Source
 from otel_cost.core.normalise._metric import sender_of
 
@@ -94,8 +95,10 @@ class Runs:
         # their series had been counted.
         self._metered: dict[Run, int] = {}
         self._meters: dict[tuple[str, str | bytes], Meter] = {}
-        # Hours in which a sender told model calls one by one: (tenant, service) → process → hour → all with a session.
-        self._telling: dict[tuple[str, str], dict[Sender, dict[int, bool]]] = {}
+        # Hours in which a sender told model calls one by one.
+        self._telling: _Telling = {}
+        self._told_before: _Telling = {}  # before a restart; what is told again of it is told anew
+        self._tellers: list[Teller] = []
         self._at = 0  # the position of the last event
         self.spans = 0
         self.steps = 0
@@ -140,17 +143,10 @@ class Runs:
         sender = sender_of(resource)
         if not sender:
             return None
-        hour = step.end_ns // HOUR_NS
-        processes = self._telling.get((step.tenant, sender[0]))
-        if processes is None:
-            processes = _bounded(self._telling, (step.tenant, sender[0]), {}, _MOST_SERVICES)
-        hours = processes.get(sender)
-        if hours is None:
-            hours = _bounded(processes, sender, {}, _MOST_PROCESSES)
-        had_session = hours.get(hour)
-        if had_session is False or had_session is (step.session is not None):
+        teller = Teller(step.tenant, sender, step.end_ns // HOUR_NS, step.session is not None)
+        if not _note(self._telling, teller):
             return None  # nothing that was not known before
-        _bounded(hours, hour, step.session is not None, _MOST_HOURS)
+        self._tellers.append(teller)
         key = _sender_key(sender)
         if (step.tenant, key) not in self._by_key and self._archive is not None:
             self._wake(step.tenant, key, position)
@@ -163,11 +159,22 @@ class Runs:
             return False
         changed = False
         for service in {window.sender[0] for window in run.meter.windows.values() if window.sender}:
-            for sender, hours in self._telling.get((run.tenant, service), {}).items():
-                changed |= run.meter.silence(sender, hours.keys(), only_without_session=True)
-                alone = [hour for hour, had_session in hours.items() if not had_session]
-                changed |= run.meter.silence(sender, alone, only_without_session=False)
+            for known in (self._told_before, self._telling):
+                for sender, hours in known.get((run.tenant, service), {}).items():
+                    changed |= run.meter.silence(sender, hours.keys(), only_without_session=True)
+                    alone = [hour for hour, had_session in hours.items() if not had_session]
+                    changed |= run.meter.silence(sender, alone, only_without_session=False)
         return changed
+
+    def recall(self, tellers: Iterable[Teller]) -> None:
+        """After a restart: who told calls one by one before."""
+        for teller in tellers:
+            _note(self._told_before, teller)
+
+    def tellers(self) -> list[Teller]:
+        """Those that have become known since the last call."""
+        tellers, self._tellers = self._tellers, []
+        return tellers
 
     def find(self, tenant: str, key: str | bytes) -> Run | None:
         """The open run that a trace id (bytes), session or call id ("session:…", "response:…") belongs to."""
@@ -397,6 +404,26 @@ class Runs:
                 return position
             heappop(self._positions)
         return None
+
+
+# (tenant, service) → process → hour → did each call name its session?
+_Telling = dict[tuple[str, str], dict["Sender", dict[int, bool]]]
+
+
+def _note(telling: _Telling, teller: Teller) -> bool:
+    """False: it says nothing that was not known."""
+    tenant, sender, hour, in_session = teller
+    processes = telling.get((tenant, sender[0]))
+    if processes is None:
+        processes = _bounded(telling, (tenant, sender[0]), {}, _MOST_SERVICES)
+    hours = processes.get(sender)
+    if hours is None:
+        hours = _bounded(processes, sender, {}, _MOST_PROCESSES)
+    had_session = hours.get(hour)
+    if had_session is False or had_session is in_session:
+        return False
+    _bounded(hours, hour, in_session, _MOST_HOURS)
+    return True
 
 
 def _sender_key(sender: Sender) -> str:

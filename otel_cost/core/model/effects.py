@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.call import Call
     from otel_cost.core.model.event import Resource, Scope
     from otel_cost.core.model.finding import Alert
+    from otel_cost.core.model.measure import Teller
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
 
@@ -82,4 +83,5 @@ class Effects:
     closed: list[ClosedRun] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     joins: list[tuple[str, str, str]] = field(default_factory=list)  # (tenant, run id, key by which outcomes find it)
+    tellers: list[Teller] = field(default_factory=list)  # known anew
     duplicates: int = 0  # resent records, not forwarded again

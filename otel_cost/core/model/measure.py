@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from otel_cost.core.model.vocabulary import Basis, Kind
 
 Sender = tuple[str, ...]  # service.name, service.instance.id, host.name, process.pid; "" where it is not told
+
+
+class Teller(NamedTuple):
+    """Who told model calls one by one in an hour: metrics of that time that may be its own count nothing."""
+
+    tenant: str
+    sender: Sender
+    hour: int
+    in_session: bool  # each of the calls named its session
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

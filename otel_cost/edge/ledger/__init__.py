@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from otel_cost.core.model.charge import Charge
     from otel_cost.core.model.effects import Correction, Effects
     from otel_cost.core.model.finding import Alert
+    from otel_cost.core.model.measure import Sender, Teller
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun
     from otel_cost.core.model.step import Step
@@ -120,6 +121,7 @@ class Batch:
     closed: dict[tuple[str, str], ClosedRun] = field(default_factory=dict)
     outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)
     joins: set[tuple[str, str, str]] = field(default_factory=set)  # (tenant, key by which outcomes find it, run id)
+    tellers: dict[tuple[str, Sender, int], bool] = field(default_factory=dict)
     rows: int = 0  # about how many it makes
     woken: set[tuple[str, str]] = field(default_factory=set)  # closed runs that went on before they were written
     is_sure: bool = False  # of its runs none is in the ledger but those that were found there
@@ -138,7 +140,9 @@ class Batch:
             if known is None or known.at_ns <= outcome.at_ns:
                 self.outcomes[outcome.tenant, outcome.id] = outcome
         self.joins.update((tenant, key, run_id) for tenant, run_id, key in effects.joins)
-        self.rows += len(effects.outcomes) + len(effects.joins)
+        for tenant, sender, hour, in_session in effects.tellers:
+            self.tellers[tenant, sender, hour] = in_session and self.tellers.get((tenant, sender, hour), True)
+        self.rows += len(effects.outcomes) + len(effects.joins) + len(effects.tellers)
         for run in effects.closed:
             for name in names_of(run):  # under which it has closed here before, and gone on
                 self.closed.pop(name, None)
@@ -229,6 +233,9 @@ class Ledger(Protocol):
 
     def key_numbers(self, limit: int) -> array[int]:
         """`rows.key_number` of the keys of closed runs, in order; of at most so many, those of the latest runs."""
+
+    def tellers(self) -> list[Teller]:
+        """Who told model calls one by one in the last two days, the latest hours last."""
 
     def sent_alerts(self) -> set[tuple[str, str]]:
         """(tenant, id) of every alert written down: a replay sends none of them again."""

@@ -31,6 +31,7 @@ from otel_cost.edge.ledger.rows import (
     OUTCOMES,
     RATES,
     RUN_JOINS,
+    TELLERS,
     TEXT,
     Numbers,
     alert_rows,
@@ -40,9 +41,11 @@ from otel_cost.edge.ledger.rows import (
     correction_rows,
     fitting,
     join_rows,
+    oldest_hour,
     outcome_key_rows,
     outcome_rows,
     shape,
+    teller_rows,
     told_ids,
     uuid_of,
 )
@@ -201,6 +204,11 @@ MIGRATIONS: Final = (
     DROP TABLE outcome_keys;
     ALTER TABLE keyless RENAME TO outcome_keys;
     """,  # noqa: S608  # our own text
+    """
+    CREATE TABLE tellers (
+        tenant VARCHAR NOT NULL, sender VARCHAR NOT NULL, hour BIGINT NOT NULL, in_session BOOLEAN NOT NULL
+    );
+    """,
 )
 
 # The oldest schema whose code may still use a file of the newest one: migrations that only add tables and columns that
@@ -388,6 +396,7 @@ class DuckDbLedger(SqlLedger):
             self._write_told(batch)
             self._write_outcomes(batch)
             self._write_joins(batch, rewritten)
+            self._write_tellers(batch)
             self._db.execute(
                 "INSERT OR REPLACE INTO progress SELECT 'journal', greatest(?, coalesce(max(value), 0))"
                 " FROM progress WHERE name = 'journal'",
@@ -570,6 +579,11 @@ class DuckDbLedger(SqlLedger):
                 fresh.append(row)
         _replace(self._db, RUN_JOINS, again)
         _load(self._db, RUN_JOINS, fresh)
+
+    def _write_tellers(self, batch: Batch) -> None:
+        if batch.tellers:
+            _load(self._db, TELLERS, teller_rows(batch))  # what is told again after a restart stands there twice
+            self._db.execute("DELETE FROM tellers WHERE hour < ?", [oldest_hour(batch)])
 
     def _remember(self, batch: Batch, written: list[tuple[str, Call]]) -> None:
         for word in written:

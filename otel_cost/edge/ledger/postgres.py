@@ -34,6 +34,7 @@ from otel_cost.edge.ledger.rows import (
     RUN_JOINS,
     RUNS,
     SNAPSHOTS,
+    TELLERS,
     TEXT,
     TRACES,
     Numbers,
@@ -44,8 +45,10 @@ from otel_cost.edge.ledger.rows import (
     correction_rows,
     fitting,
     join_rows,
+    oldest_hour,
     outcome_key_rows,
     outcome_rows,
+    teller_rows,
     told_ids,
     uuid_of,
 )
@@ -202,6 +205,12 @@ MIGRATIONS: Final = (
     );
     """,
     "COMMENT ON TABLE steps IS 'trees of runs that closed before their snapshots told them'",
+    """
+    CREATE TABLE tellers (
+        tenant TEXT COLLATE "C" NOT NULL, sender TEXT COLLATE "C" NOT NULL, hour BIGINT NOT NULL,
+        in_session BOOLEAN NOT NULL, PRIMARY KEY (tenant, sender, hour)
+    );
+    """,
 )
 
 # Of advisory locks in the database. Commits share the first; what takes rows out that others may rely on has it alone.
@@ -222,6 +231,7 @@ _NOT_NOW: Final = psycopg.Error
 
 _STAGED: Final = (
     FACETS, RATES, CALLS, RUNS, KEYS, SNAPSHOTS, TRACES, ALERTS, CORRECTIONS, OUTCOMES, OUTCOME_KEYS, RUN_JOINS,
+    TELLERS,
 )  # fmt: skip
 _BY_NODE: Final = frozenset({"call_rows", "runs", "run_keys", "alerts"})
 _HEARD: Final = frozenset({"call_rows", "run_keys", "alerts"})  # what others are told of
@@ -327,6 +337,9 @@ class PostgresLedger(SqlLedger):
             _lay(db, OUTCOMES, outcome_rows(batch))
             _lay(db, OUTCOME_KEYS, outcome_key_rows(batch))
             _lay(db, RUN_JOINS, join_rows(batch))
+            if batch.tellers:
+                _lay(db, TELLERS, teller_rows(batch))
+                db.execute("DELETE FROM tellers WHERE hour < %s", [oldest_hour(batch)])
             opened = self._note_open(db, batch, written)
             db.execute(
                 "INSERT INTO progress VALUES (%s, 'journal', %s) ON CONFLICT (node, name)"
@@ -833,6 +846,8 @@ def _lay_text(shape: Shape) -> str:
     if shape is ALERTS:
         # Whoever wrote it first tells it, also after a restart; those who come to the same later add nothing.
         text += " WHERE alerts.node = excluded.node RETURNING alerts.tenant, alerts.id, xmax = 0"
+    if shape is TELLERS:
+        return text + " AND tellers.in_session"  # the last column
     # News that is told again replaces what was known, unless it is older.
     return text + (" WHERE excluded.at_ns >= outcomes.at_ns" if shape is OUTCOMES else "")
 

@@ -12,6 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from otel_cost.core.assemble.meter import HOUR_NS
 from otel_cost.core.enrich.lines import rfc3339, trace_line, usd
 from otel_cost.core.enrich.records import alert_json, correction_json
 from otel_cost.core.model.charge import shares_of
@@ -19,6 +20,7 @@ from otel_cost.core.model.money import Rate, exact_text, usd_to_nano
 from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
 from otel_cost.core.outcomes import outcome_json
+from otel_cost.edge.clock import now_ns
 from otel_cost.edge.ledger.story import told_run
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ _HALF: Final = re.compile(r"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f])|(?<!\\ud[89ab][0-
 WHO: Final = ("org", "team", "user", "api_key", "project", "workflow")
 MOST: Final = 2**63 - 1  # what a BIGINT holds
 TEXT, INT, BLOB, BOOL = "text", "int8", "bytea", "bool"
+_TELLER_HOURS: Final = 48
 
 Values = tuple[object, ...]
 
@@ -84,6 +87,7 @@ CORRECTIONS: Final = shape("corrections", "id", id=TEXT, tenant=TEXT, run_id=TEX
 OUTCOMES: Final = shape("outcomes", "tenant", "id", tenant=TEXT, id=TEXT, name=TEXT, value=TEXT, at_ns=INT, line=TEXT)
 OUTCOME_KEYS: Final = shape("outcome_keys", "tenant", "key", "id", tenant=TEXT, key=TEXT, id=TEXT)
 RUN_JOINS: Final = shape("run_joins", "tenant", "key", "run_id", tenant=TEXT, key=TEXT, run_id=TEXT)
+TELLERS: Final = shape("tellers", "tenant", "sender", "hour", tenant=TEXT, sender=TEXT, hour=INT, in_session=BOOL)
 
 
 class Numbers:
@@ -326,6 +330,16 @@ def outcome_rows(batch: Batch) -> list[Values]:
 def outcome_key_rows(batch: Batch) -> list[Values]:
     """By which keys outcomes are found."""
     return sorted({(one.tenant, key, one.id) for one in batch.outcomes.values() for key in one.keys})
+
+
+def teller_rows(batch: Batch) -> list[Values]:
+    """Who told model calls one by one."""
+    return [(tenant, as_json(sender), hour, said) for (tenant, sender, hour), said in batch.tellers.items()]
+
+
+def oldest_hour(batch: Batch) -> int:
+    """From when on it is kept who told model calls; times that are to come are a sender's mistake."""
+    return min(now_ns() // HOUR_NS, max(hour for _, _, hour in batch.tellers)) - _TELLER_HOURS
 
 
 def join_rows(batch: Batch) -> list[tuple[str, str, str]]:

@@ -16,6 +16,7 @@ from otel_cost.core.detect._pace import Taken
 from otel_cost.core.drift import Ran, facts_of_line
 from otel_cost.core.enrich.lines import outcome_map, rfc3339, usd
 from otel_cost.core.library import MOST_SHAPES, Seen
+from otel_cost.core.model.measure import Teller
 from otel_cost.core.model.money import nano_to_text
 from otel_cost.core.model.vocabulary import MODEL_KINDS
 from otel_cost.core.outcomes import judge, outcome_of, reaching
@@ -154,6 +155,12 @@ class SqlLedger:
         for rows in self._stream(asked, parameters):
             found.extend(number for (number,) in rows)
         return found
+
+    def tellers(self) -> list[Teller]:
+        rows = self._rows(
+            "SELECT tenant, sender, hour, bool_and(in_session) FROM tellers GROUP BY tenant, sender, hour ORDER BY hour"
+        )
+        return [Teller(tenant, tuple(json.loads(sender)), hour, told) for tenant, sender, hour, told in rows]
 
     def sent_alerts(self) -> set[tuple[str, str]]:
         return set(self._rows("SELECT tenant, id FROM alerts"))
@@ -863,5 +870,6 @@ def forgetting(selection: Selection | None) -> Iterator[tuple[str, Sequence[obje
     if selection is None or (selection.before_ns is not None and not (selection.run_id or selection.user)):
         yield from ((statement, ()) for statement in KEEP_SHAPES)
     elif selection.tenant is not None and not (selection.run_id or selection.user):
-        yield "DELETE FROM past_loops WHERE tenant = ?", (selection.tenant,)
+        for table in ("past_loops", "tellers"):
+            yield f"DELETE FROM {table} WHERE tenant = ?", (selection.tenant,)  # noqa: S608  # our own names
     yield from ((statement, ()) for statement in FORGET)

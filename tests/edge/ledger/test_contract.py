@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from ledger_cases import NOON_NS, a_call, a_run, an_alert, trace_of
 
 from otel_cost.core.model.effects import Correction, Effects
+from otel_cost.core.model.measure import Teller
 from otel_cost.core.model.money import usd_to_nano
 from otel_cost.core.model.outcome import Outcome, Result
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Category, Flag, Kind, Reason
-from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, PartitionMovedError, UnknownDimensionError
+from otel_cost.edge.ledger import DIMENSIONS, Batch, Ledger, PartitionMovedError, Selection, UnknownDimensionError
 from otel_cost.edge.ledger.duckdb import DuckDbLedger
 from otel_cost.edge.ledger.postgres import PostgresLedger
 from otel_cost.edge.ledger.rows import key_digest, key_number
@@ -92,6 +93,25 @@ def test_a_call_that_has_gone_since_its_run_closed_is_no_row(ledger: Ledger) -> 
     ledger.woken("default", trace_of("t2").hex())
     ledger.commit(batch_of(other, Effects(gone=[("default", other.calls[0][2].id)])), 3)
     assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.000000005", 1)]
+
+
+def test_who_told_calls_one_by_one_is_known_again(ledger: Ledger) -> None:
+    app, other = ("app", "a", "", ""), ("other", "", "h", "7")
+    assert ledger.tellers() == []
+    hour = NOON_NS // (3600 * 10**9)
+    ledger.commit(batch_of(Effects(tellers=[Teller("default", app, hour, True), Teller("x", other, hour, True)])), 1)
+    ledger.commit(batch_of(Effects(tellers=[Teller("default", app, hour, False)])), 2)
+    again = Teller("default", app, hour, True)  # told again after a restart
+    ledger.commit(batch_of(Effects(tellers=[again, Teller("default", app, hour + 1, True)])), 3)
+    assert sorted(ledger.tellers()) == [
+        Teller("default", app, hour, False),
+        Teller("default", app, hour + 1, True),
+        Teller("x", other, hour, True),
+    ]
+    ledger.commit(batch_of(Effects(tellers=[Teller("default", app, hour + 49, True)])), 4)
+    assert sorted(one.hour - hour for one in ledger.tellers()) == [1, 49]
+    ledger.forget(Selection(tenant="default"))
+    assert ledger.tellers() == []
 
 
 def test_report_counts_holes_and_leaves_nothing_out(ledger: Ledger) -> None:
