@@ -89,6 +89,7 @@ class Policy:
         self._muted: set[str] = set()  # episodes that are found here after their end was told
         self._swept_ns = 0
         self._found: dict[str, Crossing] = {}  # what a recount says stands
+        self._crossed_by: dict[str, tuple[Run | None, Call | None]] = {}  # by which calls that were read again
         self._kept: set[tuple[str, str]] = set()  # calls of which more was known before a restart than is known yet
         self._reads = False  # what happened before a restart is being read again
         self._restored_ns = 0  # when it was; whatever was told before was told by then
@@ -330,12 +331,12 @@ class Policy:
             What is new: levels that edited rules put below what was spent, or no longer have.
         """
         self.recount(self._keep(spends))
-        self._reads, self._restored_ns = bool(self._rules), now_ns
         known = {alert.fingerprint: alert for alert in sorted(told, key=lambda one: one.seq) if _is_budget(alert)}
         for name, alert in known.items():
             self._told[name] = (alert.seq, alert.at_ns)
         for name in [name for name in self._found if name not in known]:
             yield from self._alert(self._found.pop(name), now_ns)
+        self._reads, self._restored_ns = bool(self._rules), now_ns
         for name, alert in known.items():
             if alert.state == "firing":
                 crossing = self._found.get(name) or self._crossing_of(alert)
@@ -462,13 +463,14 @@ class Policy:
         """Levels that stand, against those that stood before: what is told of them."""
         found = {name: crossing for name, crossing in self._found.items() if name not in self._before}
         self._found = {name: crossing for name, crossing in self._found.items() if name in self._before}
+        crossed_by, self._crossed_by = self._crossed_by, {}
         for name, crossing in found.items():
             if name in before:
                 self._goes_on(before[name], crossing)
             elif name in self._told and not self._budgets.stands(crossing, now_ns):
                 self._muted.add(name)  # its end was told; ours comes with the next tick
             else:
-                yield from self._alert(crossing, now_ns)
+                yield from self._alert(crossing, now_ns, *crossed_by.get(name, ()))
         for name, alert in before.items():
             if name not in found:
                 yield self._end(alert, now_ns)
@@ -570,8 +572,10 @@ class Policy:
             return
         rule, name = self._rule(crossing.budget), self._name(crossing)
         told = self._before.get(name)
-        if told is not None and self._reads and now_ns <= self._restored_ns:
-            self._note([crossing])  # it may be what was told: `caught_up` compares
+        if self._reads and now_ns <= self._restored_ns and (told is not None or self._kept):
+            # It may be what was told, or a call may count under the id it got later as well: `caught_up` compares.
+            self._note([crossing])
+            self._crossed_by[name] = (run, call)
             return
         if told is not None:
             del self._before[name]

@@ -442,7 +442,41 @@ def test_a_restart_counts_again_says_nothing_twice_and_goes_on_where_it_was() ->
     assert stage_again.said() == []
     assert stage_again.asked("loop", T0 + 3 * HOUR + MINUTE) == "delay"
     again = Spend("default", "loop", T0 + 6 * HOUR, 21 * 10**9, {"team": "core"})
-    assert [a.seq for c in policy._budgets.put("default", "new", again) for a in policy._alert(c, 0)] == [3]
+    assert [a.seq for c in policy._budgets.put("default", "new", again) for a in policy._alert(c, T0 + 6 * HOUR)] == [3]
+
+
+def test_a_journal_that_is_read_again_counts_no_call_beside_what_it_became() -> None:
+    """What sums up calls is billed until they come: the ledger knows the call, the journal tells of its sum first."""
+    rules = "budgets: [{name: b, per: [run], limit: {usd: 10}, warn: [{at: 50%}]}]"
+    stage = Stage(rules)
+    said = {"gen_ai.provider.name": "mint", "gen_ai.request.model": "nano-1", "gen_ai.conversation.id": "run"}
+    said |= {"gen_ai.usage.input_tokens": 1, "gen_ai.usage.output_tokens": 6 * 10**9}
+
+    def happens(on: Stage) -> set[str]:
+        names = set()
+        for number, parent, operation in ((1, 0, "invoke_agent"), (2, 1, "chat")):
+            on.feed(stage.span("run", number, T0, {"gen_ai.operation.name": operation, **said}, parent=parent))
+            on.advance(T0 + number * 10 * SECOND)
+            names |= {call.id for run in on.engine.runs for call in run.calls.values()}
+        return names
+
+    assert len(happens(stage)) == 2
+    told = [alert for alert in stage.alerts if alert.state == "firing"]
+    assert [alert.kind for alert in told] == ["budget_warn"]
+    again = Stage(rules)
+    again.engine.restore(rows_of(stage), told, T0 + MINUTE)
+    happens(again)
+    again.engine.caught_up(T0 + MINUTE)
+    assert again.said() == again.alerts == []
+    # What had not been told is told when all has been read, of the call that it is about.
+    untold, other = Stage(rules), Spend("default", "other", T0, 1, {})
+    untold.engine.restore([("other", other)], [], T0 + MINUTE)
+    happens(untold)
+    assert untold.alerts == []
+    untold.engine.caught_up(T0 + MINUTE)
+    (alert,) = untold.said()
+    assert (alert.kind, alert.state, alert.evidence["observed"]) == ("budget_warn", "firing", "6")
+    assert alert.at_span_id
 
 
 def test_a_journal_that_is_read_again_takes_nothing_back_that_was_known_when_it_had_been_read() -> None:
