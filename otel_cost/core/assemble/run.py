@@ -245,6 +245,17 @@ class Run:
         if self._metered and kind in MODEL_KINDS:
             self.bill_metrics()
 
+    def add_steps(self, steps: Sequence[Step]) -> None:
+        """Take steps of spans that are all in their traces already: what encloses one may come after it."""
+        for step in steps:
+            self.add_step(step)
+        for step in steps:
+            over = self.place(step).over
+            if over is not None and step in self._component and over in self._component:
+                mine, above = self._component[step], self._component[over]
+                if mine is not above:
+                    self._settle(self._unite(mine, above))
+
     def _again(self, trace: Trace, span_id: bytes, step: Step) -> None:
         known = trace.steps.get(span_id)
         if known is None:  # the first copy told of no work

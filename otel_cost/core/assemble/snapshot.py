@@ -102,8 +102,7 @@ def thaw(frozen: bytes, charge: Callable[[Step], Charge], position: int) -> Run:
             trace = run.trace(step.trace_id)
             if step.span_id not in trace.steps:
                 trace.retold(step.span_id, step)
-    for step in steps:
-        run.add_step(step)
+    run.add_steps(steps)
     run.finish()
     index = {step: number for number, step in enumerate(run.steps)}
     spans = {(step.trace_id, step.span_id): number for number, step in enumerate(run.steps) if step.span_id}

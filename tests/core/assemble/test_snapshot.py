@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_run import agent, counted, forests, model, price, run_of, tool
+from test_run import TRACE, agent, counted, forests, model, price, run_of, tool
 
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.assemble.snapshot import freeze, recorded_nodes, thaw
@@ -57,12 +58,22 @@ def charges(run: Run) -> dict[str, tuple[object, ...]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(forests())
-def test_a_run_asleep_tells_its_tree_and_keeps_its_charges(spans: list[Step | tuple[int, int]]) -> None:
-    run = run_of(*spans)
+@given(forests(), st.booleans())
+def test_a_run_asleep_tells_its_tree_and_keeps_its_charges(spans: list[Step | tuple[int, int]], up: bool) -> None:
+    run = run_of(*(reversed(spans) if up else spans))
     frozen = freeze(run)
     assert recorded_nodes(frozen, run.id) == nodes(run)
     assert charges(thaw(frozen, unpriced, 0)) == charges(run)
+
+
+def test_a_call_whose_inner_record_came_first_wakes_as_one_call() -> None:
+    run = run_of(model(2, 1), model(1))
+    assert counted(run) == [("inference", 110, False)]
+    woken = thaw(freeze(run), price, 0)
+    assert charges(woken) == charges(run)
+    woken.add_span(TRACE, bytes([9] * 8), b"", None)
+    woken.finish()
+    assert charges(thaw(freeze(woken), price, 0)) == charges(run)
 
 
 def test_a_charge_wakes_with_every_word_it_was_told_with() -> None:
