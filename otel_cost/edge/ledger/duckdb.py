@@ -40,6 +40,7 @@ from otel_cost.edge.ledger.rows import (
     closed_rows,
     correction_rows,
     fitting,
+    former_names,
     join_rows,
     oldest_hour,
     outcome_key_rows,
@@ -208,6 +209,8 @@ MIGRATIONS: Final = (
     CREATE TABLE tellers (
         tenant VARCHAR NOT NULL, sender VARCHAR NOT NULL, hour BIGINT NOT NULL, in_session BOOLEAN NOT NULL
     );
+    DELETE FROM run_joins j WHERE NOT EXISTS (FROM runs r WHERE r.tenant = j.tenant AND r.run_id = j.run_id)
+        AND NOT EXISTS (FROM call_rows c WHERE c.run_id = j.run_id);
     """,
 )
 
@@ -272,6 +275,9 @@ class DuckDbLedger(SqlLedger):
                         " ANTI JOIN runs r ON r.tenant = f.tenant AND r.run_id = c.run_id"
                     ).fetchall()
                 )
+                joins = db.execute("SELECT tenant, key, run_id FROM run_joins ANTI JOIN runs USING (tenant, run_id)")
+                for tenant, key, run_id in joins.fetchall():
+                    self._joined.setdefault((tenant, run_id), set()).add(key)
 
     def _open(self) -> Connection:
         where = str(self._path) if self._path is not None else ":memory:"
@@ -579,6 +585,9 @@ class DuckDbLedger(SqlLedger):
                 fresh.append(row)
         _replace(self._db, RUN_JOINS, again)
         _load(self._db, RUN_JOINS, fresh)
+        if former := former_names(batch) & self._joined.keys():
+            with _staged(self._db, shape("pairs", tenant=TEXT, run_id=TEXT), sorted(former)):
+                self._db.execute("DELETE FROM run_joins WHERE (tenant, run_id) IN (SELECT tenant, run_id FROM staged)")
 
     def _write_tellers(self, batch: Batch) -> None:
         if batch.tellers:

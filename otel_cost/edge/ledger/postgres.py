@@ -44,6 +44,7 @@ from otel_cost.edge.ledger.rows import (
     closed_rows,
     correction_rows,
     fitting,
+    former_names,
     join_rows,
     oldest_hour,
     outcome_key_rows,
@@ -513,7 +514,9 @@ class PostgresLedger(SqlLedger):
                 [list(map(_plain, tenants)), list(map(_plain, keys))],
             ).fetchall()
         )
-        stale = (before | closing) & self._inherited
+        former = former_names(batch)
+        _delete(db, "run_joins", former & self._opened)
+        stale = (before | closing | former) & self._inherited
         again = (before & closing) | stale
         if self._moves:
             self._clear_traces(db, batch)
@@ -553,8 +556,10 @@ class PostgresLedger(SqlLedger):
         self, db: Connection, batch: Batch, written: Sequence[tuple[str, str, Call]]
     ) -> set[tuple[str, str]]:
         """Which runs this node has begun to write and not closed: a restart must know them."""
-        closed = set(batch.closed)
-        begun = {(tenant, run_id) for tenant, run_id, _ in written} - closed - self._opened
+        closed = batch.closed.keys() | former_names(batch)
+        begun = {(tenant, run_id) for tenant, run_id, _ in written}
+        begun |= {(tenant, run_id) for tenant, _, run_id in batch.joins}
+        begun -= closed | self._opened
         ended = closed & self._opened
         if begun:
             db.execute(
@@ -775,7 +780,10 @@ def _node_of(db: Connection, name: str) -> int:
 def _open_runs(db: Connection, node: int) -> list[tuple[str, str]]:
     """Runs that this node had begun to write and not closed; a name that no call has any more is none."""
     db.execute(
-        "DELETE FROM open_runs o WHERE node = %s AND NOT EXISTS (SELECT 1 FROM call_rows c WHERE c.run_id = o.run_id)",
+        "WITH gone AS (DELETE FROM open_runs o WHERE node = %s"
+        " AND NOT EXISTS (SELECT 1 FROM call_rows c WHERE c.run_id = o.run_id) RETURNING tenant, run_id)"
+        " DELETE FROM run_joins j USING gone g WHERE j.tenant = g.tenant AND j.run_id = g.run_id"
+        " AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.tenant = g.tenant AND r.run_id = g.run_id)",
         [node],
     )
     rows = db.execute("SELECT tenant, run_id FROM open_runs WHERE node = %s", [node]).fetchall()

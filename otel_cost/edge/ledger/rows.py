@@ -21,6 +21,7 @@ from otel_cost.core.model.outcome import UNJUDGED, Verdict
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Reason, Status
 from otel_cost.core.outcomes import outcome_json
 from otel_cost.edge.clock import now_ns
+from otel_cost.edge.ledger import names_of
 from otel_cost.edge.ledger.story import told_run
 
 if TYPE_CHECKING:
@@ -355,7 +356,13 @@ def join_rows(batch: Batch) -> list[tuple[str, str, str]]:
         for key in run.keys
         if key.startswith("session:")
     }
-    return sorted(batch.joins | closed)
+    former = former_names(batch)
+    return sorted({row for row in batch.joins if (row[0], row[2]) not in former} | closed)
+
+
+def former_names(batch: Batch) -> set[tuple[str, str]]:
+    """What runs that have closed may have been called before, with their tenants."""
+    return {name for run in batch.closed.values() for name in names_of(run)} - batch.closed.keys()
 
 
 def calls_to_write(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from otel_cost.edge.ledger.sql import SqlLedger
     from postgres import Server
-
 
 RUN = trace_of("t1").hex()
 
@@ -112,6 +112,54 @@ def test_who_told_calls_one_by_one_is_known_again(ledger: Ledger) -> None:
     assert sorted(one.hour - hour for one in ledger.tellers()) == [1, 49]
     ledger.forget(Selection(tenant="default"))
     assert ledger.tellers() == []
+
+
+@pytest.fixture(params=["duckdb file", "postgres"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], SqlLedger]]:
+    """Opens one and the same ledger anew, as a start after a crash does."""
+    made: list[SqlLedger] = []
+    url = request.getfixturevalue("postgres").url() if request.param == "postgres" else ""
+
+    def opened() -> SqlLedger:
+        for one in made:
+            one.close()
+        made[:] = [PostgresLedger(url, "node-1") if url else DuckDbLedger(tmp_path / "ledger.duckdb")]
+        return made[0]
+
+    yield opened
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_what_was_written_under_the_first_name_of_an_open_run_is_not_left_over(
+    opened: Callable[[], SqlLedger], again: bool
+) -> None:
+    """Before a crash a run was known by its trace alone, and a call of it that is none when all is read again."""
+    call, none = a_call("call", nano=30), a_call("none", nano=5)
+    joins = [("default", RUN, f"trace:{RUN}")]
+    opened().commit(batch_of(Effects(calls=[("default", RUN, call), ("default", RUN, none)], joins=joins)), 1)
+    ledger = opened()
+    ledger.commit(batch_of(Effects(calls=[("default", RUN, call)], joins=joins)), 2)
+    ledger = opened()
+    ledger.commit(batch_of(Effects(calls=[("default", "s", call), ("default", "s", none)], joins=joins)), 2)
+    ledger = opened()
+    if again:  # it is known by its trace alone again, when all is written down
+        ledger.commit(batch_of(Effects(calls=[("default", RUN, call)], joins=joins)), 2)
+        assert ledger._rows("SELECT run_id, key FROM run_joins") == [(RUN, f"trace:{RUN}")]
+    ledger.commit(batch_of(closed(call, run_id="s", extra_keys=("session:s",))), 3)
+    assert [(row["cost_usd"], row["calls"]) for row in ledger.report()] == [("0.00000003", 1)]
+    assert sorted(ledger._rows("SELECT run_id, key FROM run_joins")) == [("s", "session:s"), ("s", f"trace:{RUN}")]
+    assert ledger.forget(Selection(run_id="s")) == 1
+    assert ledger._rows("SELECT * FROM run_joins") == []
+
+
+def test_what_an_open_run_was_called_first_is_no_run_once_it_closes(ledger: Ledger) -> None:
+    call = a_call("call", nano=30)
+    ledger.commit(batch_of(Effects(calls=[("default", RUN, call)], joins=[("default", RUN, f"trace:{RUN}")])), 1)
+    later = [("default", RUN, "branch:b"), ("default", "s", "branch:b")]
+    ledger.commit(batch_of(closed(call, run_id="s", extra_keys=("session:s",)), Effects(joins=later)), 2)
+    assert {run_id for (run_id,) in ledger._rows("SELECT run_id FROM run_joins")} == {"s"}
 
 
 def test_report_counts_holes_and_leaves_nothing_out(ledger: Ledger) -> None:
