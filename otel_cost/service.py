@@ -8,8 +8,6 @@ stands before the first record that an open run still needs.
 from __future__ import annotations
 
 import json
-import queue
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -26,16 +24,16 @@ from otel_cost.core.decode.otlp import count_metric_points, decode_logs, decode_
 from otel_cost.core.detect._pace import REMEMBERED
 from otel_cost.core.drift import Drift
 from otel_cost.core.enrich.lines import closed_lines
-from otel_cost.core.enrich.records import OWN_RESOURCE, alert_json, alert_outgoing
+from otel_cost.core.enrich.records import OWN_RESOURCE, alert_outgoing
 from otel_cost.core.library import MOST_SHAPES
-from otel_cost.core.model.effects import Effects, Outgoing, Signal
+from otel_cost.core.model.effects import Effects, Signal
 from otel_cost.core.model.vocabulary import Category
 from otel_cost.core.outcomes import outcome_json, outcome_of
 from otel_cost.core.policy import Policy, alert_of
-from otel_cost.core.routing import Router
 from otel_cost.edge.allow import FOLDER as EXCEPTIONS
 from otel_cost.edge.allow import exception_of, find_alert, read_wish, write_exception
 from otel_cost.edge.auth import Door
+from otel_cost.edge.backlog import Backlog, answer
 from otel_cost.edge.books import JOURNAL, RECEIVER, STEPS, EngineBooks
 from otel_cost.edge.clock import now_ns
 from otel_cost.edge.config import bound, split_endpoint
@@ -55,7 +53,9 @@ from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes
 from otel_cost.edge.notify import build_sink, build_telling
 from otel_cost.edge.notify._notifier import Notifier
 from otel_cost.edge.notify._outbox import Outbox
+from otel_cost.edge.notify._teller import Teller
 from otel_cost.edge.notify._told import ToldAlerts
+from otel_cost.edge.outlet import Outlet, load_cursors
 from otel_cost.edge.partitions import Partitions
 from otel_cost.edge.receive.grpc import GrpcReceiver
 from otel_cost.edge.receive.homes import Homes
@@ -86,36 +86,24 @@ if TYPE_CHECKING:
     from otel_cost.core.model.outcome import Outcome
     from otel_cost.core.model.run import ClosedRun, RunSummary
     from otel_cost.core.outcomes import OutcomeRule
-    from otel_cost.core.routing import Shares
     from otel_cost.core.rules import RuleSet
-    from otel_cost.core.rules.kinds.routes import Route
     from otel_cost.edge.config import Config
     from otel_cost.edge.export._queue import Destination
     from otel_cost.edge.kept_hooks import KeptHook
-    from otel_cost.edge.ledger import Heard, Selection, Shared
+    from otel_cost.edge.ledger import Heard, Selection
     from otel_cost.edge.partitions import Offset, Partition
     from otel_cost.pipeline import Engine
 
 T = TypeVar("T")
 
 TICK_S: Final = 0.1
-# Durable but not yet through the engine. Beyond it tenants wait that have more than their share of it in line; beyond
-# twice as much the journal's writer waits, and with it everybody.
-BACKLOG_BYTES: Final = 8 * 2**20
-ADMIT_S: Final = 20.0  # how long a request waits for that before it is told to come back
-# Overload, as routes may ask for it: from the first share of the backlog on, until it is down to the second.
-OVERLOADED_AT: Final = 0.75
-RELIEVED_AT: Final = 0.25
-# Records that wait for their trace's root where routes decide; beyond it the oldest trace is decided at once.
-ROUTER_BYTES: Final = 64 * 2**20
+ADMIT_S: Final = 20.0  # how long a request waits while too much is in line before it is told to come back
 DRAIN_S: Final = 30.0
 NEARLY_FULL: Final = 0.9  # not ready before anything has to be refused
 LOOK_AROUND_S: Final = 1.0
 MOVE_S: Final = 120.0  # for the engine to let go of partitions, or to take them
 HEAR_S: Final = 0.5  # how often others are heard who share the ledger
 HAND_OVER_S: Final = 3.0  # for exporters to send what waits, before others may read it again
-ADOPT_S: Final = 10.0  # how often it is looked for alerts that nobody has told
-NOTED_S: Final = 30.0  # after the database was away, or a start: for others to write down what they have told
 MOST_REPLAYED: Final = 10_000
 VISIT_S: Final = (
     0.01  # how long a hook call that has been read waits for the engine to stand aside, before it joins the line
@@ -146,23 +134,19 @@ class Service:
         self.registry = CollectorRegistry()
         data = config.data_dir
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._cursors_file = data / "cursors.json"
         self._standing_file = data / "standing.bin"
         self.ledger = open_ledger(config.ledger, data)
         self._shared = shared_by_services(self.ledger)
         self._right_of_way = RightOfWay()
         self.ledger.pause = self._right_of_way.give_way
-        self._told: set[tuple[str, str]] = set()  # alerts of which the ledger does not know yet that they were told
-        self._adopt_at = time.monotonic() + NOTED_S
         # Kafka keeps the records: positions are this process's own, above all that earlier ones have used.
         self._partitions = None if config.kafka is None else Partitions(now_ns())
         self._moved = threading.Event()  # the ledger says that a partition of ours is another worker's
-        self._untold: deque[Alert] = deque()  # alerts on their way to the outbox
         self._writer = LedgerWriter(
             self.ledger,
             committed=self._committed,
             failed=self._ledger_failed,
-            before=self._tell_untold,
+            before=lambda: self._teller.tell_waiting(),  # noqa: PLW0108  # it is made later
             partitions=self._partitions,
             moved=self._moved.set,
         )
@@ -172,7 +156,7 @@ class Service:
         self.registry.register(self._keeper)
         self.engine: Engine = build_engine(config, rules=self._keeper.load(), snapshots=self._writer)
         self.ledger.charge = self.engine.book.charge
-        self._backlog = _Backlog()
+        self._backlog = Backlog()
         self._wary_until = 0.0
         self._unknown_kinds: set[str] = set()
         self.journal = Journal(
@@ -188,13 +172,17 @@ class Service:
             dead_letters=data / "dead-letters",
             spill=data / "spill",
             told=partial(ToldAlerts, self.outbox),
-            cursors=self._load_cursors() if self._partitions is None else {},
+            cursors=load_cursors(data / "cursors.json") if self._partitions is None else {},
         )
-        self._routes: dict[Signal, list[Destination]] = {}
-        for signal in Signal:
-            pipeline = config.pipeline(signal)
-            names = () if pipeline is None else pipeline.exporters
-            self._routes[signal] = [self.destinations[name] for name in names]
+        piped = {signal: config.pipeline(signal) for signal in Signal}
+        pipelines = {signal: () if pipeline is None else pipeline.exporters for signal, pipeline in piped.items()}
+        self._outlet = Outlet(
+            self.destinations,
+            pipelines,
+            self._route_facts,
+            trace_timeout_ns=config.engine.trace_timeout,
+            cursors_file=data / "cursors.json",
+        )
         self._notifier = Notifier(
             self.outbox,
             {name: build_sink(name, None) for name in sinks},
@@ -202,10 +190,15 @@ class Service:
             external_url=config.api.external_url or "",
         )
         self.registry.register(self._notifier)
-        self._said = self.ledger.sent_alerts()
-        self._books = EngineBooks(
-            {signal: [destination.name for destination in route] for signal, route in self._routes.items()}
+        self._stopping = threading.Event()
+        self._teller = Teller(
+            self._notifier,
+            said=self.ledger.sent_alerts(),
+            shared=self._shared,
+            export=self._export_alerts,
+            stopping=self._stopping,
         )
+        self._books = EngineBooks(pipelines)
         self.registry.register(self._books)
         self._quarantine = data / "quarantine"
         soft_limit = config.engine.memory_soft_limit
@@ -266,19 +259,12 @@ class Service:
             tls=None if config.api.tls is None else Certificates(config.api.tls, "api").context,
         )
         self._ledger_problem: str | None = None
-        self._outbox_problem: str | None = None
-        self._stopping = threading.Event()
         self._recovered = False
         self._next_position = self.ledger.cursor() if self._partitions is None else now_ns()
         self._journal_position = self.ledger.cursor()  # where Kafka keeps the records, the journal has but a few others
         self._sent_position = self._next_position  # the first of which not everything has left
         self._replayed: set[int] = set()  # positions of records that had left before they were read here
-        self._held_position: int | None = None
-        self._router: Router | None = None
-        self._route_by(self.engine.rules.routes)
-        self._unrouted_position: int | None = None  # the oldest that waits for a route
-        self._cursors: dict[str, int] = {}
-        self._cursors_lock = threading.Lock()
+        self._outlet.route_by(self.engine.rules.routes)
         self._save_at = 0.0
         self._engine_thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._engine_failed: BaseException | None = None
@@ -287,16 +273,6 @@ class Service:
         self._listening = threading.Thread(target=self._listen, name="listening", daemon=True)
         self.api_port = 0
         self.listens: dict[str, str] = {}  # protocol (grpc, http) → where OTLP is taken, as it is bound
-
-    def _route_by(self, routes: tuple[Route, ...]) -> None:
-        """Other routes from now on; what waits is decided by those before."""
-        if self._router is not None:
-            self._export_shares(self._router, self._router.close(self._route_facts))
-        if self._router is not None and routes:
-            self._router.use(routes)  # it remembers what was decided of traces that go on
-            return
-        timeout_ns = self.config.engine.trace_timeout
-        self._router = Router(routes, timeout_ns=timeout_ns, most_bytes=ROUTER_BYTES) if routes else None
 
     # ---- life --------------------------------------------------------------
 
@@ -311,8 +287,7 @@ class Service:
         for destination in self.destinations.values():
             destination.start()
         self._notifier.start()
-        if self._shared is not None:
-            self._adopt(self._shared, own=True)  # the last process may have died between the two
+        self._teller.adopt(own=True)  # the last process may have died between writing and telling
         self._recover()
         self._engine_thread.start()
         self._housekeeping.start()
@@ -360,7 +335,7 @@ class Service:
         if self._shared is not None:  # what it tells last is told while the exporters still send
             with suppress(LedgerUnavailableError):
                 if self._writer.flush(max(1.0, deadline - time.monotonic())):
-                    self._adopt(self._shared, own=True)
+                    self._teller.adopt(own=True)
         for destination in self.destinations.values():
             destination.drain(max(0.5, deadline - time.monotonic()))
         # What could not be sent is in the spill of its destination now, and the cursors stand behind it.
@@ -381,7 +356,7 @@ class Service:
 
     def problems(self) -> list[str]:
         """Why the service is not ready; empty: it is."""
-        said = [self._intake.problem, self._ledger_problem, self._outbox_problem]
+        said = [self._intake.problem, self._ledger_problem, self._teller.problem]
         said += [stage.problem for stage in self._stages]
         if self._memory.level is not Level.FREE:
             said.append("memory is near its soft limit")
@@ -391,8 +366,7 @@ class Service:
             said.append(f"the engine stopped: {self._engine_failed}")
         if not self._recovered:
             said.append("the journal is being read")
-        full = [name for name, destination in self.destinations.items() if destination.is_full]
-        return [problem for problem in said if problem] + [f"the queue of {name} is full" for name in full]
+        return [problem for problem in said if problem] + [f"the queue of {name} is full" for name in self._outlet.full]
 
     # ---- what the reader of Kafka asks -----------------------------------------
 
@@ -416,7 +390,7 @@ class Service:
             self._backlog.is_half_full
             or self._memory.level is Level.FULL
             or self._ledger_problem is not None
-            or any(destination.is_full for destination in self.destinations.values())
+            or bool(self._outlet.full)
         )
 
     def has_moved(self) -> bool:
@@ -441,7 +415,7 @@ class Service:
                 return offsets
 
     def _take_partitions(self, offsets: Mapping[Partition, Offset], said: set[tuple[str, str]]) -> None:
-        self._said |= said
+        self._teller.said |= said
         if self._partitions is not None:
             self._partitions.assign(offsets)
             self.engine.read_again(now_ns())
@@ -460,9 +434,7 @@ class Service:
         assert self._partitions is not None  # noqa: S101  # by the caller
         self.engine.release(now_ns())
         self._carry_out()
-        if self._router is not None:
-            self._export_shares(self._router, self._router.close(self._route_facts))
-            self._unrouted_position = None
+        self._outlet.decide_all()
         for destination in self.destinations.values():
             destination.drain(HAND_OVER_S)
         self._save_cursors()
@@ -479,10 +451,9 @@ class Service:
     def _begin_anew(self) -> None:
         """Another engine in the place of this one, which knows no open run."""
         old, begun_ns = self.engine, now_ns()
+        self._outlet.route_by(old.rules.routes, anew=True)
         self.engine = build_engine(self.config, rules=old.rules, snapshots=self._writer, book=old.book)
         self._replayed.clear()
-        self._router = None
-        self._route_by(old.rules.routes)
         self._restore(begun_ns)
         self.engine.restore_standing(old.keep_standing(), begun_ns + self.config.engine.idle)
 
@@ -642,8 +613,8 @@ class Service:
 
         def swap() -> None:
             self.engine.swap(rules, fresh, now_ns(), drift)
-            self.engine.restore_drift(runs, self._said, now_ns())
-            self._route_by(routes)
+            self.engine.restore_drift(runs, self._teller.said, now_ns())
+            self._outlet.route_by(routes)
 
         self._ask(swap, timeout_s=60)
         self._notifier.use(telling)
@@ -684,7 +655,7 @@ class Service:
                 self._heard_at = asked_at
 
     def _hear(self, heard: Heard) -> None:
-        self._said.update((str(alert["tenant"]), str(alert["id"])) for alert in heard.alerts)
+        self._teller.said.update((str(alert["tenant"]), str(alert["id"])) for alert in heard.alerts)
         self.engine.hear(heard.spends, map(alert_of, heard.alerts), self._clock_ns() or now_ns())
 
     # ---- engine thread -------------------------------------------------------
@@ -727,7 +698,7 @@ class Service:
         self._restore_library()
         if self.engine.drift:
             runs = self.ledger.finished(begun_ns - self.engine.drift.last_ns)
-            self.engine.restore_drift(runs, self._said, begun_ns)
+            self.engine.restore_drift(runs, self._teller.said, begun_ns)
 
     def _hooks_again(self, hooks: deque[KeptHook], until: Place | None) -> None:
         """Take in once more the calls that came up to a place (None: all), each where it was."""
@@ -775,7 +746,7 @@ class Service:
                 self._hooks()
                 for one in work:
                     if isinstance(one, tuple):
-                        _answer(*one)
+                        answer(*one)
                     else:
                         self._take_in(one, RECEIVER, self._backlog.hooks, self._hooks)
                 for _ in self.engine.advancing(self._clock_ns()):
@@ -792,9 +763,7 @@ class Service:
             self._keep_standing()
             self.engine.release(now_ns())
             self._carry_out()
-            if self._router is not None:  # while the runs are open that its routes ask about
-                self._export_shares(self._router, self._router.close(self._route_facts))
-                self._unrouted_position = None
+            self._outlet.decide_all()  # while the runs are open that routes ask about
             if self._partitions is None:
                 self.engine.close(now_ns())
             self._carry_out()
@@ -898,9 +867,9 @@ class Service:
             elif not one.let_in(place, PATIENCE_S if time.monotonic() >= self._wary_until else 0.0):
                 self._wary_until = time.monotonic() + WARY_S
 
-    def _answer_hook(self, event: HookEvent, answer: Future[Decision], place: Place | None = None) -> None:
+    def _answer_hook(self, event: HookEvent, decision: Future[Decision], place: Place | None = None) -> None:
         where = place or Place(self._next_position)
-        _answer(lambda: self._hook(event, where), answer)
+        answer(lambda: self._hook(event, where), decision)
         if event.event != "other":
             self.journal.post(hook_record(event, where))
 
@@ -914,20 +883,15 @@ class Service:
             effects.outgoing[:] = [record for record in effects.outgoing if not record.key]
         if self._partitions is not None:
             self._pass_over_sent(effects, self._next_position if held is None else held)
-        self._notify(effects)
+        self._teller.take(effects.alerts)
         self._keep_count(effects)
         needed = self._next_position if cursor is None else cursor
         if self._partitions is None:
             self._writer.add(effects, needed)
         else:
             self._writer.add(effects, self._journal_position, (needed, self._sent_position))
-        self._count(effects)
-        self._export(effects)
-        for destination in self.destinations.values():
-            destination.pass_over(self._next_position - 1)
-        # After the offer: a root that is held no more and offered not yet must not fall between the two.
-        self._held_position = self._next_position if held is None else held
-        self._unrouted_position = None if self._router is None else self._router.position()
+        self._books.let_out(effects)
+        self._outlet.let_out(effects, now_ns(), ahead=self._next_position, held=held)
 
     def _clock_ns(self) -> int:
         return now_ns() if self._partitions is None else self._partitions.clock(now_ns())
@@ -937,7 +901,7 @@ class Service:
         fresh = []
         for record in effects.outgoing:
             tenant, _, alert_id = record.key.partition("/")
-            if (tenant, alert_id) in self._said if record.key else record.position in self._replayed:
+            if (tenant, alert_id) in self._teller.said if record.key else record.position in self._replayed:
                 own = record.resource is OWN_RESOURCE
                 self._books.carried_out(record.signal, duplicates=1, own=int(own))
             else:
@@ -946,143 +910,22 @@ class Service:
         if len(self._replayed) > MOST_REPLAYED:
             self._replayed = {position for position in self._replayed if position >= held}
 
-    def _count(self, effects: Effects) -> None:
-        if effects.duplicates:
-            self._books.carried_out(Signal.TRACES, duplicates=effects.duplicates)
-        outgoing = effects.outgoing
-        if not outgoing:
-            return
-        spans = [record.signal for record in outgoing].count(Signal.TRACES)
-        if spans:
-            self._books.carried_out(Signal.TRACES, passed=spans)
-        if spans == len(outgoing):
-            return
-        logs = [record for record in outgoing if record.signal is Signal.LOGS]
-        own = sum(record.resource is OWN_RESOURCE for record in logs)
-        self._books.carried_out(Signal.LOGS, passed=len(logs), own=own)
-        points = sum(count_metric_points(record.raw) for record in outgoing if record.signal is Signal.METRICS)
-        self._books.carried_out(Signal.METRICS, passed=points)
-
-    def _export(self, effects: Effects) -> None:
-        if self._router is not None:
-            of_traces = [record for record in effects.outgoing if record.trace_id]
-            shares = self._router.take(of_traces, effects.alerts, self._route_facts, now_ns())
-            others = [record for record in effects.outgoing if not record.trace_id]
-            self._export_shares(self._router, shares, others)
-            self._offer_all(effects.outgoing, [name for name in self.destinations if name not in self._router.routed])
-        else:
-            self._offer_all(effects.outgoing, self.destinations)
-
     def _route_facts(self, tenant: str, trace_id: bytes) -> dict[str, object]:
         """What routes may ask of a trace, and of this service."""
         return {**self.engine.route_facts(tenant, trace_id), "overload": self._backlog.is_overloaded}
-
-    def _export_shares(self, router: Router, shares: Shares, others: list[Outgoing] | None = None) -> None:
-        """To each destination that routes name what they send there, and what they have no say in."""
-        for name in router.routed:
-            destination = self.destinations[name]
-            declined = [record for record in shares.declined.get(name, ()) if self._takes(destination, record)]
-            if declined:
-                destination.decline(declined)
-            self._offer_all([*(others or ()), *shares.offered.get(name, ())], [name])
-
-    def _takes(self, destination: Destination, record: Outgoing) -> bool:
-        return destination in self._routes[record.signal]
-
-    def _offer_all(self, outgoing: list[Outgoing], names: Iterable[str]) -> None:
-        """To each of some destinations what its pipelines send there."""
-        if not outgoing:
-            return
-        routes = list(self._routes.values())
-        alike = all(route == routes[0] for route in routes)
-        for name in names:
-            destination = self.destinations[name]
-            taken = outgoing
-            if not alike or destination not in routes[0]:
-                taken = [record for record in outgoing if self._takes(destination, record)]
-            if taken:
-                destination.offer(taken)
 
     def _keep_count(self, effects: Effects) -> None:
         """Further breaches of what has been told go to those contacts only that keep an issue about it."""
         for alert in effects.again:
             contacts = [action.issue.to for action in self.engine.drift.actions(alert.rule) if action.issue is not None]
             if contacts:
-                self._put_out(partial(self._notifier.offer_again, alert_json(alert), contacts))
+                self._teller.tell_again(alert, contacts)
 
-    def _notify(self, effects: Effects) -> None:
-        news = [alert for alert in effects.alerts if (alert.tenant, alert.id) not in self._said]
-        self._said.update((alert.tenant, alert.id) for alert in news)
-        if self._shared is None:
-            self._untold.extend(news)
-
-    def _tell_untold(self) -> None:
-        """On the ledger's thread, before it writes: no crash loses or doubles one, and no hook call waits for the disk.
-
-        Raises:
-            LedgerUnavailableError: the outbox cannot be written, and the service is about to end.
-        """
-        news = [self._untold.popleft() for _ in range(len(self._untold))]
-        try:
-            self._tell(news)
-        except sqlite3.Error as error:
-            self._untold.extendleft(reversed(news))
-            raise LedgerUnavailableError(f"the outbox cannot be written: {error}") from error
-
-    def _tell(self, news: Iterable[Alert]) -> None:
-        news = list(news)
-        if not news:
-            return
-        if self._shared is not None:
-            records = [alert_outgoing(alert, self._next_position - 1) for alert in news]
-            self._books.carried_out(Signal.LOGS, passed=len(records), own=len(records))
-            self._offer_all(records, self.destinations)
-        self._put_out(partial(self._notifier.offer, [alert_json(alert) for alert in news]))
-        for alert in news:
-            _log.warning(
-                "alert", rule=alert.rule, kind=alert.kind, state=alert.state, run=alert.run_id, summary=alert.summary
-            )
-
-    def _tell_once(self, shared: Shared, news: Sequence[Alert]) -> None:
-        """Where several services share a ledger: who has written an alert first tells it, after that.
-
-        What nobody has told a while after it was written, since who wrote it has died, is told by whoever looks.
-        """
-        self._tell(news)
-        self._told |= {(alert.tenant, alert.id) for alert in news}
-        try:
-            if self._told:
-                shared.note_told(self._told)
-                self._told = set()
-            if time.monotonic() >= self._adopt_at:
-                self._adopt_at = time.monotonic() + ADOPT_S
-                self._adopt(shared)
-        except LedgerUnavailableError as error:
-            self._adopt_at = time.monotonic() + NOTED_S
-            _log.warning("it is not written down yet which alerts were told", problem=str(error))
-
-    def _adopt(self, shared: Shared, *, own: bool = False) -> None:
-        """Tell what was written and not told; `own`: while nothing is being written here."""
-        left = shared.adopt_alerts(own=own)
-        if left:
-            _log.warning("alerts are told that were written and not told", alerts=len(left))
-            self._tell(alert_of(json.loads(line)) for _, _, line in left)
-            shared.note_told([(tenant, name) for tenant, name, _ in left])
-
-    def _put_out(self, offer: Callable[[], None]) -> None:
-        """Into the outbox; while its disk is full the ledger waits, and with it the engine and the senders."""
-        while True:
-            try:
-                offer()
-            except sqlite3.Error as error:
-                if self._outbox_problem is None:
-                    _log.error("the outbox cannot be written", problem=str(error))
-                self._outbox_problem = f"the outbox cannot be written: {error}"
-                if self._stopping.wait(0.5):
-                    raise
-            else:
-                self._outbox_problem = None
-                return
+    def _export_alerts(self, news: Sequence[Alert]) -> None:
+        """Downstream, on the ledger's thread: they are this service's to tell."""
+        records = [alert_outgoing(alert, self._next_position - 1) for alert in news]
+        self._books.carried_out(Signal.LOGS, passed=len(records), own=len(records))
+        self._outlet.offer(records)
 
     # ---- cursors and push-back -------------------------------------------------
 
@@ -1090,9 +933,8 @@ class Service:
         if self._memory.level is Level.FULL:
             raise OverloadedError("memory is above its soft limit", 2.0)
         self._quotas.admit(tenant, size)
-        for name, destination in self.destinations.items():
-            if destination.is_full:
-                raise OverloadedError(f"the queue of exporter {name} is full", 5.0)
+        if full := self._outlet.full:
+            raise OverloadedError(f"the queue of exporter {full[0]} is full", 5.0)
         if self._ledger_problem is not None:
             raise OverloadedError(f"the ledger cannot be written: {self._ledger_problem}", 5.0)
         if not self._backlog.admit(tenant, ADMIT_S):
@@ -1101,139 +943,29 @@ class Service:
     def _ledger_failed(self, error: LedgerUnavailableError | None) -> None:
         self._ledger_problem = None if error is None else str(error)
         if error is not None:
-            # Others may have told what they could not write down either: when it is back, they come first.
-            self._adopt_at = time.monotonic() + NOTED_S
+            self._teller.let_others_first()
             _log.error("the ledger cannot be written", problem=str(error))
 
     def _committed(self, cursor: int, offsets: Mapping[Partition, Offset], news: Sequence[Alert]) -> None:
         """The ledger is at `cursor`: what every destination has as well may leave the journal."""
-        if self._shared is not None:
-            self._tell_once(self._shared, news)
+        self._teller.tell_written(news)
         if self._partitions is not None:
             self.journal.release(cursor)
             for stage in self._stages:
                 if isinstance(stage, StepReader):
                     stage.hint(offsets)
             return
-        delivered = self._save_cursors()
+        delivered = self._outlet.save_cursors()
         self.journal.release(min([cursor, *(position + 1 for position in delivered)]))
 
-    def _save_cursors(self) -> list[int]:
-        """Write down how far each destination is. An older note only means that more is sent again after a crash."""
-        with self._cursors_lock:
-            self._save_at = time.monotonic() + CURSORS_S
-            held, unrouted = self._held_position, self._unrouted_position
-            cursors = {}
-            for name, destination in self.destinations.items():
-                routed = self._router is not None and name in self._router.routed
-                waiting = [position for position in (held, unrouted if routed else None) if position is not None]
-                cursors[name] = min([destination.cursor, *(position - 1 for position in waiting)])
-            if self._partitions is not None:
-                self._sent_position = min([self._next_position, *(cursor + 1 for cursor in cursors.values())])
-            elif cursors != self._cursors:
-                fresh = self._cursors_file.with_suffix(".new")
-                try:
-                    fresh.write_text(json.dumps(cursors))
-                    fresh.replace(self._cursors_file)
-                except OSError as error:
-                    _log.warning("the cursors of the exporters cannot be written", problem=str(error))
-                else:
-                    self._cursors = cursors
-            return list(cursors.values())
-
-    def _load_cursors(self) -> dict[str, int]:
-        try:
-            saved: dict[str, int] = json.loads(self._cursors_file.read_text())
-        except (OSError, ValueError):
-            return {}
-        return saved
-
-
-class _Backlog:
-    """What is durable but not yet through the engine, in journal order, and questions to the engine.
-
-    `hooks` are calls of harnesses, which wait for nothing in line, and those that want to come in.
-    """
-
-    def __init__(self) -> None:
-        self._line: queue.SimpleQueue[Record | tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._room = threading.Condition()
-        self._bytes = 0
-        self._of: dict[str, int] = {}  # the same by tenant
-        self._closed = False
-        self._sleeps = False
-        self.is_overloaded = False
-        self.hooks: deque[tuple[HookEvent, Future[Decision]] | Visit] = deque()
-
-    def put_records(self, records: Iterable[Record]) -> None:
-        """Called by the journal's writer, in order; waits while too much is in line."""
-        for record in records:
-            size = len(record.payload)
-            with self._room:
-                self._room.wait_for(lambda: self._bytes < 2 * BACKLOG_BYTES or self._closed)
-                self._bytes += size
-                self._of[record.tenant] = self._of.get(record.tenant, 0) + size
-                self.is_overloaded = self.is_overloaded or self._bytes >= OVERLOADED_AT * BACKLOG_BYTES
-            self._line.put(record)
-
-    def admit(self, tenant: str, timeout_s: float) -> bool:
-        """Wait until the line is short, or what a tenant has in it is less than an equal share; False: in vain."""
-        with self._room:
-            return self._room.wait_for(lambda: self._closed or not self._is_greedy(tenant), timeout_s)
-
-    def _is_greedy(self, tenant: str) -> bool:
-        return self._bytes >= BACKLOG_BYTES and self._of.get(tenant, 0) * len(self._of) >= BACKLOG_BYTES
-
-    def put_hook(self, event: HookEvent, answer: Future[Decision]) -> None:
-        self.hooks.append((event, answer))
-        self._wake()
-
-    def put_visit(self, visit: Visit) -> None:
-        self.hooks.append(visit)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._sleeps:
-            self.put_question(lambda: None, Future())
-
-    def put_question(self, question: Callable[[], Any], answer: Future[Any]) -> None:
-        self._line.put((question, answer))
-
-    @property
-    def is_half_full(self) -> bool:
-        """One more record finds room, and not many."""
-        return self._bytes > BACKLOG_BYTES // 2
-
-    def close(self) -> None:
-        """No more records are coming; `take` ends when the line is empty."""
-        with self._room:
-            self._closed = True
-            self._room.notify_all()
-        self._line.put(None)
-
-    def take(self, timeout_s: float) -> list[Record | tuple[Callable[[], Any], Future[Any]]] | None:
-        """The next in line; [] after the timeout and when there are hook calls; None at the end."""
-        self._sleeps = True  # before the look at `hooks`: who comes after it, wakes us
-        try:
-            first = self._line.get(timeout=0 if self.hooks else timeout_s)
-        except queue.Empty:
-            return []
-        finally:
-            self._sleeps = False
-        if first is None:
-            return None
-        if not isinstance(first, tuple):
-            with self._room:
-                size = len(first.payload)
-                self._bytes -= size
-                left = self._of[first.tenant] - size
-                if left:
-                    self._of[first.tenant] = left
-                else:
-                    del self._of[first.tenant]
-                self.is_overloaded = self.is_overloaded and self._bytes > RELIEVED_AT * BACKLOG_BYTES
-                self._room.notify_all()
-        return [first]
+    def _save_cursors(self) -> None:
+        """How far each destination is; where Kafka keeps the records, from where they are to be read again."""
+        self._save_at = time.monotonic() + CURSORS_S
+        if self._partitions is None:
+            self._outlet.save_cursors()
+        else:
+            reached = self._outlet.cursors().values()
+            self._sent_position = min([self._next_position, *(cursor + 1 for cursor in reached)])
 
 
 def _services(events: Sequence[SpanEvent | LogEvent]) -> Iterable[str]:
@@ -1250,17 +982,3 @@ def _decoded(signal: Signal, record: Record) -> Any:  # noqa: ANN401  # `Decoded
         return count_metric_points(record.payload)
     decode = decode_traces if signal is Signal.TRACES else decode_logs
     return decode(record.payload, record.tenant, record.received_ns)
-
-
-def _answer(question: Callable[[], Any], answer: Future[Any]) -> None:
-    waited_for = answer.set_running_or_notify_cancel()
-    try:
-        said = question()
-    except Exception as error:  # noqa: BLE001  # it belongs to whoever asked
-        if waited_for:
-            answer.set_exception(error)
-        else:
-            _log.warning("a question failed that nobody waits for", error=type(error).__name__)
-    else:
-        if waited_for:
-            answer.set_result(said)

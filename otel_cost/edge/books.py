@@ -21,6 +21,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from otel_cost.core.decode.otlp import count_metric_points
+from otel_cost.core.enrich.records import OWN_RESOURCE
 from otel_cost.core.model.effects import Signal
 from otel_cost.edge.telemetry import KAFKA, UNITS
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
+
+    from otel_cost.core.model.effects import Effects
 
 RECEIVER: Final = "receiver"
 JOURNAL: Final = "journal"
@@ -58,6 +62,22 @@ class EngineBooks(Collector):
             self._passed[signal] += passed
             self._own[signal] += own
             self._duplicates[signal] += duplicates
+
+    def let_out(self, effects: Effects) -> None:
+        """What the engine said in one step, before it goes to the destinations."""
+        if effects.duplicates:
+            self.carried_out(Signal.TRACES, duplicates=effects.duplicates)
+        outgoing = effects.outgoing
+        spans = [record.signal for record in outgoing].count(Signal.TRACES)
+        if spans:
+            self.carried_out(Signal.TRACES, passed=spans)
+        if spans == len(outgoing):
+            return
+        logs = [record for record in outgoing if record.signal is Signal.LOGS]
+        own = sum(record.resource is OWN_RESOURCE for record in logs)
+        self.carried_out(Signal.LOGS, passed=len(logs), own=own)
+        points = sum(count_metric_points(record.raw) for record in outgoing if record.signal is Signal.METRICS)
+        self.carried_out(Signal.METRICS, passed=points)
 
     def set_aside(self, signal: Signal, items: int) -> None:
         """The engine could not take them; they are in the quarantine."""

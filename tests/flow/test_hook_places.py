@@ -29,10 +29,10 @@ from otel_cost.edge.visits import Visit
 from otel_cost.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from otel_cost.core.model.effects import Effects
     from otel_cost.core.model.event import HookEvent
+    from otel_cost.core.model.finding import Alert
 
 BEGUN = now_ns()  # calls of another time would find their run closed as quiet for too long
 ANY_PORT = ["receivers.otlp.protocols.grpc.endpoint", "receivers.otlp.protocols.http.endpoint", "api.endpoint"]
@@ -179,13 +179,14 @@ def random_request(dice: random.Random, number: int) -> bytes:
 def heard(service: Service) -> list[tuple[str, ...]]:
     """Every alert that the service tells from now on."""
     told: list[tuple[str, ...]] = []
-    notify = service._notify
+    take = service._teller.take
 
-    def noted(effects: Effects) -> None:
-        told.extend((alert.rule, alert.id, alert.state, alert.run_id, alert.summary) for alert in effects.alerts)
-        notify(effects)
+    def noted(alerts: Iterable[Alert]) -> None:
+        heard = list(alerts)
+        told.extend((alert.rule, alert.id, alert.state, alert.run_id, alert.summary) for alert in heard)
+        take(heard)
 
-    service._notify = noted  # type: ignore[method-assign]
+    service._teller.take = noted  # type: ignore[method-assign]
     return told
 
 

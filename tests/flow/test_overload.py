@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from otel_cost import service
 from otel_cost.core.model.effects import Outgoing, Signal
 from otel_cost.core.model.event import Resource, Scope
 from otel_cost.core.routing import Router
 from otel_cost.core.rules import load_rules
 from otel_cost.document import parse_document
+from otel_cost.edge import backlog as lines
+from otel_cost.edge.backlog import Backlog
 from otel_cost.edge.journal import Record
-from otel_cost.service import _Backlog
 
 RULES = """
 version: 1
@@ -25,8 +25,8 @@ routes:
 
 
 def test_the_backlog_is_overloaded_from_three_quarters_until_one_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "BACKLOG_BYTES", 100)
-    backlog = _Backlog()
+    monkeypatch.setattr(lines, "BACKLOG_BYTES", 100)
+    backlog = Backlog()
     seen = []
     for size in (40, 34, 1):
         backlog.put_records([Record("traces", "default", 0, b"x" * size)])
@@ -64,8 +64,8 @@ def test_cheap_traces_are_sampled_while_it_lasts(overload: bool) -> None:
 
 
 def test_a_greedy_tenant_waits_and_a_small_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "BACKLOG_BYTES", 100)
-    backlog = _Backlog()
+    monkeypatch.setattr(lines, "BACKLOG_BYTES", 100)
+    backlog = Backlog()
 
     def put(tenant: str, size: int) -> None:
         backlog.put_records([Record("traces", tenant, 0, b"x" * size)])
