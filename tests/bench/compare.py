@@ -1,7 +1,7 @@
 """What the whole service costs per span, beside an OpenTelemetry Collector in the same run.
 
     python tests/bench/compare.py [--spans 30000] [--rounds 3] [--loads small-500,small-50,large-50]
-        [--protocol grpc|http] [--gzip] [--turn 3] [--collector PATH] [--report FOLDER]
+        [--protocol grpc|http] [--gzip] [--turn 10,3] [--floor] [--collector PATH] [--report FOLDER]
 
 Subjects take turns, round after round; medians are told. CPU is the robust figure: that of the subject's process tree,
 from ready to gone. Client and sink share the machine, so spans/s are those of the whole set-up. Without `--collector`
@@ -58,15 +58,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loads", default="small-500,small-50,large-50", help="SIZE-SPANS_PER_REQUEST, with commas")
     parser.add_argument(
-        "--turn", type=int, default=TURN, help="of so many spans one is a model call and one a tool call"
+        "--turn", default=f"10,{TURN}", help="of so many spans one is a model call and one a tool call, with commas"
     )
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--protocol", choices=["grpc", "http"], default="grpc")
     parser.add_argument("--gzip", action="store_true")
+    parser.add_argument("--floor", action="store_true", help="also with an engine that does nothing (no_engine.py)")
     parser.add_argument("--collector", default=os.environ.get("OTEL_COST_COLLECTOR", ""))
     parser.add_argument("--report", type=Path, default=ROOT / "build" / "bench")
     options = parser.parse_args()
     subjects = _subjects(options.collector)
+    if options.floor:
+        alone = (sys.executable, str(Path(__file__).parent / "no_engine.py"))
+        subjects["otel-cost, no engine"] = lambda folder, port: start_otel_cost(folder, port, command=alone)
     options.report.mkdir(parents=True, exist_ok=True)
     lines = ["# otel-cost beside a Collector", "", f"`python tests/bench/compare.py {' '.join(sys.argv[1:])}`", ""]
     for name in options.loads.split(","):
@@ -74,11 +78,13 @@ def main() -> None:
         if size not in SIZES or not per_request.isdigit():
             parser.error(f"--loads: {name!r} is none of {', '.join(f'{one}-N' for one in SIZES)}")
         spans = options.spans if size == "small" else options.spans // 5
-        load = make_load(spans, int(per_request), size=size, turn=options.turn)
-        how = f"{options.protocol}{' gzip' if options.gzip else ''}, {options.connections} connections"
-        print(f"{name}: {load}, {how}", flush=True)
-        told = _rounds(subjects, load, options)
-        lines += _section(name, f"{load}, {how}", told, options.report)
+        for turn in map(int, options.turn.split(",")):
+            load = make_load(spans, int(per_request), size=size, turn=turn)
+            how = f"{options.protocol}{' gzip' if options.gzip else ''}, {options.connections} connections"
+            title = f"{name}-{load.share:.0f}-percent"
+            print(f"{title}: {load}, {how}", flush=True)
+            told = _rounds(subjects, load, options)
+            lines += _section(title, f"{load}, {how}", told, options.report)
     report = options.report / "report.md"
     report.write_text("\n".join(lines) + "\n")
     print(f"written: {report}")

@@ -31,10 +31,15 @@ class Load(NamedTuple):
     def span_bytes(self) -> float:
         return sum(map(len, self.bodies)) / self.spans
 
+    @property
+    def share(self) -> float:
+        """Percent of the spans that are calls."""
+        return 100 * self.calls / self.spans
+
     def __str__(self) -> str:
         return (
             f"{self.spans:,} spans of {self.span_bytes:,.0f} B in {len(self.bodies):,} requests, "
-            f"{100 * self.calls / self.spans:.0f} % of them model or tool calls"
+            f"{self.share:.0f} % of them model or tool calls"
         )
 
 
