@@ -192,6 +192,22 @@ def test_openapi_names_every_route_and_its_answers_fit(http) -> None:
     assert set(schemas["Branch"]["required"]) == set(answers["/v1/runs/{id}"][1]["tree"][0])
 
 
+def test_openapi_names_how_each_operation_refuses(http) -> None:
+    document = http.get("/openapi.json").json()
+    refused = set()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            url = path.replace("{id}", "no-such").replace("{dialect}", "neutral")
+            said = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"}
+            query = dict.fromkeys(said & {"since", "until", "limit", "top", "by", "category"}, "★")
+            tries = [{}, {"content": b"{"}, {"json": {"far": "off"}}] if method == "post" else [{"params": query}]
+            for one in tries:
+                with http.stream(method, url, **one) as answer:
+                    assert str(answer.status_code) in operation["responses"], (method, path, one)
+                    refused.add(answer.status_code)
+    assert {400, 404, 415} <= refused
+
+
 def no_host():
     class Nothing:
         ledger = registry = None
