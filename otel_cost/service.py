@@ -51,9 +51,9 @@ from otel_cost.edge.ledger.opening import open_ledger, shared_by_services
 from otel_cost.edge.ledger.writer import LedgerWriter
 from otel_cost.edge.memory import Level, MemoryWatch, machine_bytes
 from otel_cost.edge.notify import build_sink, build_telling
+from otel_cost.edge.notify._herald import Herald
 from otel_cost.edge.notify._notifier import Notifier
 from otel_cost.edge.notify._outbox import Outbox
-from otel_cost.edge.notify._teller import Teller
 from otel_cost.edge.notify._told import ToldAlerts
 from otel_cost.edge.outlet import Outlet, load_cursors
 from otel_cost.edge.partitions import Partitions
@@ -146,7 +146,7 @@ class Service:
             self.ledger,
             committed=self._committed,
             failed=self._ledger_failed,
-            before=lambda: self._teller.tell_waiting(),  # noqa: PLW0108  # it is made later
+            before=lambda: self._herald.tell_waiting(),  # noqa: PLW0108  # it is made later
             partitions=self._partitions,
             moved=self._moved.set,
         )
@@ -191,7 +191,7 @@ class Service:
         )
         self.registry.register(self._notifier)
         self._stopping = threading.Event()
-        self._teller = Teller(
+        self._herald = Herald(
             self._notifier,
             said=self.ledger.sent_alerts(),
             shared=self._shared,
@@ -287,7 +287,7 @@ class Service:
         for destination in self.destinations.values():
             destination.start()
         self._notifier.start()
-        self._teller.adopt(own=True)  # the last process may have died between writing and telling
+        self._herald.adopt(own=True)  # the last process may have died between writing and telling
         self._recover()
         self._engine_thread.start()
         self._housekeeping.start()
@@ -335,7 +335,7 @@ class Service:
         if self._shared is not None:  # what it tells last is told while the exporters still send
             with suppress(LedgerUnavailableError):
                 if self._writer.flush(max(1.0, deadline - time.monotonic())):
-                    self._teller.adopt(own=True)
+                    self._herald.adopt(own=True)
         for destination in self.destinations.values():
             destination.drain(max(0.5, deadline - time.monotonic()))
         # What could not be sent is in the spill of its destination now, and the cursors stand behind it.
@@ -356,7 +356,7 @@ class Service:
 
     def problems(self) -> list[str]:
         """Why the service is not ready; empty: it is."""
-        said = [self._intake.problem, self._ledger_problem, self._teller.problem]
+        said = [self._intake.problem, self._ledger_problem, self._herald.problem]
         said += [stage.problem for stage in self._stages]
         if self._memory.level is not Level.FREE:
             said.append("memory is near its soft limit")
@@ -415,7 +415,7 @@ class Service:
                 return offsets
 
     def _take_partitions(self, offsets: Mapping[Partition, Offset], said: set[tuple[str, str]]) -> None:
-        self._teller.said |= said
+        self._herald.said |= said
         if self._partitions is not None:
             self._partitions.assign(offsets)
             self.engine.read_again(now_ns())
@@ -613,7 +613,7 @@ class Service:
 
         def swap() -> None:
             self.engine.swap(rules, fresh, now_ns(), drift)
-            self.engine.restore_drift(runs, self._teller.said, now_ns())
+            self.engine.restore_drift(runs, self._herald.said, now_ns())
             self._outlet.route_by(routes)
 
         self._ask(swap, timeout_s=60)
@@ -655,7 +655,7 @@ class Service:
                 self._heard_at = asked_at
 
     def _hear(self, heard: Heard) -> None:
-        self._teller.said.update((str(alert["tenant"]), str(alert["id"])) for alert in heard.alerts)
+        self._herald.said.update((str(alert["tenant"]), str(alert["id"])) for alert in heard.alerts)
         self.engine.hear(heard.spends, map(alert_of, heard.alerts), self._clock_ns() or now_ns())
 
     # ---- engine thread -------------------------------------------------------
@@ -698,7 +698,7 @@ class Service:
         self._restore_library()
         if self.engine.drift:
             runs = self.ledger.finished(begun_ns - self.engine.drift.last_ns)
-            self.engine.restore_drift(runs, self._teller.said, begun_ns)
+            self.engine.restore_drift(runs, self._herald.said, begun_ns)
 
     def _hooks_again(self, hooks: deque[KeptHook], until: Place | None) -> None:
         """Take in once more the calls that came up to a place (None: all), each where it was."""
@@ -883,7 +883,7 @@ class Service:
             effects.outgoing[:] = [record for record in effects.outgoing if not record.key]
         if self._partitions is not None:
             self._pass_over_sent(effects, self._next_position if held is None else held)
-        self._teller.take(effects.alerts)
+        self._herald.take(effects.alerts)
         self._keep_count(effects)
         needed = self._next_position if cursor is None else cursor
         if self._partitions is None:
@@ -901,7 +901,7 @@ class Service:
         fresh = []
         for record in effects.outgoing:
             tenant, _, alert_id = record.key.partition("/")
-            if (tenant, alert_id) in self._teller.said if record.key else record.position in self._replayed:
+            if (tenant, alert_id) in self._herald.said if record.key else record.position in self._replayed:
                 own = record.resource is OWN_RESOURCE
                 self._books.carried_out(record.signal, duplicates=1, own=int(own))
             else:
@@ -919,7 +919,7 @@ class Service:
         for alert in effects.again:
             contacts = [action.issue.to for action in self.engine.drift.actions(alert.rule) if action.issue is not None]
             if contacts:
-                self._teller.tell_again(alert, contacts)
+                self._herald.tell_again(alert, contacts)
 
     def _export_alerts(self, news: Sequence[Alert]) -> None:
         """Downstream, on the ledger's thread: they are this service's to tell."""
@@ -943,12 +943,12 @@ class Service:
     def _ledger_failed(self, error: LedgerUnavailableError | None) -> None:
         self._ledger_problem = None if error is None else str(error)
         if error is not None:
-            self._teller.let_others_first()
+            self._herald.let_others_first()
             _log.error("the ledger cannot be written", problem=str(error))
 
     def _committed(self, cursor: int, offsets: Mapping[Partition, Offset], news: Sequence[Alert]) -> None:
         """The ledger is at `cursor`: what every destination has as well may leave the journal."""
-        self._teller.tell_written(news)
+        self._herald.tell_written(news)
         if self._partitions is not None:
             self.journal.release(cursor)
             for stage in self._stages:

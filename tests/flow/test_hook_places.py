@@ -179,14 +179,14 @@ def random_request(dice: random.Random, number: int) -> bytes:
 def heard(service: Service) -> list[tuple[str, ...]]:
     """Every alert that the service tells from now on."""
     told: list[tuple[str, ...]] = []
-    take = service._teller.take
+    take = service._herald.take
 
     def noted(alerts: Iterable[Alert]) -> None:
         heard = list(alerts)
         told.extend((alert.rule, alert.id, alert.state, alert.run_id, alert.summary) for alert in heard)
         take(heard)
 
-    service._teller.take = noted  # type: ignore[method-assign]
+    service._herald.take = noted  # type: ignore[method-assign]
     return told
 
 

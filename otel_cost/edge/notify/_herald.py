@@ -1,4 +1,4 @@
-"""Teller: from the engine to the outbox, each alert once, whatever dies in between and whoever shares the ledger."""
+"""Herald: from the engine to the outbox, each alert once, whatever dies in between and whoever shares the ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AGAIN_S: Final = 0.5
 _log = structlog.get_logger(__name__)
 
 
-class Teller:
+class Herald:
     """`take` on the engine's thread; the rest on the ledger's, since an alert is told around the commit of its row.
 
     Alone, it is in the outbox before the ledger has it: no crash loses or doubles one, and no hook call waits for the
