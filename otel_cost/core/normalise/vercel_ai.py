@@ -160,9 +160,17 @@ def _fill_usage(step: Step, attributes: Attributes, metadata: dict[str, Any]) ->
     if step.kind in MODEL_KINDS:
         _fill_cache_parts(told, metadata)
     convention: Basis | None = Basis.INCLUSIVE
-    if not detailed and counts_exclusively(step.provider, step.model):
+    if not detailed and counts_exclusively(step.provider, step.model) and not _proved_inclusive(told, metadata):
         convention = Basis.EXCLUSIVE
     step.usage, step.basis, step.problem = settle(told, convention=convention, provider=step.provider, model=step.model)
+
+
+def _proved_inclusive(told: Counts, metadata: dict[str, Any]) -> bool:
+    """Is what the provider left out of its own count in this one? Spans of objects tell no details in any version."""
+    raw = dig(metadata, "anthropic", "usage")
+    own, mine = whole(dig(raw, "input_tokens")), whole(told["input"])
+    cached = sum(whole(dig(raw, f"cache_{part}_input_tokens")) or 0 for part in ("read", "creation"))
+    return own is not None and cached > 0 and mine == own + cached
 
 
 def _fill_cache_parts(told: Counts, metadata: dict[str, Any]) -> None:
