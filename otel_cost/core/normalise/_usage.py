@@ -115,6 +115,12 @@ def settle(
     if reasoning_outside and reasoning:
         output = (output or 0) + reasoning
     total_input = get("input")
+    total = get("total")
+    if total is not None and output is not None and total_input is not None and not reasoning_outside:
+        rest = total - total_input - output
+        thought = rest == reasoning or (reasoning is None and _thinks_outside(provider, model))
+        if rest > 0 and thought and rest != (read or 0) + (write or 0):
+            reasoning, output = rest, output + rest  # the total proves that the output leaves reasoning out
     # Cache parts alone tell of a call only where the input beside them may be left out when it is zero.
     if total_input is None and output is None and (convention is not Basis.EXCLUSIVE or not (read or write)):
         return NOTHING_TOLD
@@ -123,7 +129,7 @@ def settle(
     cached = (read or 0) + (write or 0)
     basis = Basis.INCLUSIVE
     if cached or convention is not None:
-        basis = _basis(total_input, cached, output, get("total"), convention, provider, model, raw_names)
+        basis = _basis(total_input, cached, output, total, convention, provider, model, raw_names)
         if basis is Basis.EXCLUSIVE:
             total_input += cached
     if (
@@ -207,6 +213,12 @@ def _basis(
     if raw_names and counts_exclusively(provider, model):
         return Basis.EXCLUSIVE
     return Basis.INCLUSIVE
+
+
+def _thinks_outside(provider: str | None, model: str | None) -> bool:
+    """Does this provider's own API count thinking beside its output and only in the total: Gemini?"""
+    name = (provider or "").lower()
+    return name.startswith(("gcp", "google", "gemini", "vertex")) and "claude" not in (model or "").lower()
 
 
 def counts_exclusively(provider: str | None, model: str | None) -> bool:
