@@ -147,6 +147,7 @@ _ASKED_TIERS: Final = (
     "anthropic.request.service_tier",
     "gen_ai.request.service_tier",
 )
+_ENDED_BADLY: Final = ("error",)
 _UNDECIDED: Final = frozenset({"auto", "standard_only"})  # asks for no tier in particular
 _SPEEDS: Final = ("anthropic.usage.speed", "anthropic.response.speed", "anthropic.request.speed")
 _GEOS: Final = ("anthropic.usage.inference_geo", "anthropic.response.inference_geo", "anthropic.request.inference_geo")
@@ -390,7 +391,10 @@ def fill_model(
                 step.flags |= {Flag.INCOMPLETE}  # the answer never came to its end
         if (output := get("gen_ai.output.messages")) is not None:
             step.output_text = message_text(output)
-    if step.failed:
+    if step.usage is None and not step.failed and step.finish_reasons == _ENDED_BADLY:
+        step.failed = True  # though its span says that all is well
+        step.output_begun = bool(step.output_text)
+    elif step.failed:
         step.output_begun = (
             step.output_begun
             or step.usage is not None
