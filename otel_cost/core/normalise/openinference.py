@@ -17,7 +17,7 @@ from otel_cost.core.model.step import STANDARD_TERMS, Terms
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
-from otel_cost.core.normalise._read import as_text, dig, opened_map, reported_nano
+from otel_cost.core.normalise._read import MOST_TEXT, as_text, dig, opened_map, opened_repr, reported_nano
 from otel_cost.core.normalise._usage import answered, ranked, settle, whole
 from otel_cost.core.normalise.semconv import COUNT_NAMES, read_span
 
@@ -143,6 +143,8 @@ def _answer(step: Step, answer: Mapping[str, Any]) -> None:
         both = (dig(wrapped, "response_metadata"), answer.get("llm_output"))
         said = {key: value for part in reversed(both) if isinstance(part, dict) for key, value in part.items() if value}
         usage = said.get("usage") or said.get("token_usage")
+    elif (found := _haystack(answer)) is not None:
+        said, usage = {}, found
     elif _PROVIDERS_OWN.isdisjoint(answer):  # a model may answer in JSON with an `id` of its own making
         return
     else:
@@ -169,16 +171,38 @@ def _answer(step: Step, answer: Mapping[str, Any]) -> None:
         step.terms = STANDARD_TERMS if terms == STANDARD_TERMS else terms
 
 
+def _haystack(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The provider's usage in Haystack's result around it: of an embedder as it was, of a chat in its reply's repr."""
+    if "embedding" in answer:
+        told = dig(answer, "meta", "usage")
+        return told if isinstance(told, dict) else None
+    reply = dig(answer, "replies", 0)
+    if not isinstance(reply, str) or len(reply) > MOST_TEXT:
+        return None
+    _, found, rest = reply.rpartition("'usage': {")
+    depth = 1
+    for end, sign in enumerate(rest[:_MOST_USAGE]):
+        depth += (sign == "{") - (sign == "}")
+        if found and not depth:
+            return opened_repr("{" + rest[: end + 1]) or None
+    return None
+
+
+_MOST_USAGE: Final = 4096
+
 _PROVIDERS_OWN: Final = frozenset({"choices", "usage", "object", "candidates", "usage_metadata"})
 
 
 def _details(step: Step, usage: Mapping[str, Any]) -> None:
-    """Parts of usage that no attribute tells (lifetime of cache writes, writes at all), where the sums are the same."""
+    """What no attribute tells of usage: all of it, or parts (lifetime of cache writes, writes) of the same sums."""
     if not usage or step.problem is not None:
         return
     told, convention, outside = answered(usage)
     own = settle(told, convention=convention, provider=step.provider, model=step.model, reasoning_outside=outside).usage
     known = step.usage
+    if known is None and own is not None and (own.input or own.output):
+        step.usage, step.basis = own, Basis.INCLUSIVE  # no attribute tells it
+        return
     if own is None or known is None or (own.input, own.output) != (known.input, known.output):
         return
     if known.cache_read not in {None, own.cache_read} or known.cache_write not in {None, own.cache_write}:
