@@ -9,12 +9,17 @@ In order of certainty:
 3. an equal entry in `hints` pairs records of different voices, one-to-one, nearest in time;
 4. equal model, tokens and overlapping time pair records of different voices, one-to-one, and are
    flagged `merged_by_guess`. Four equal parallel calls of one client stay four: a voice never pairs with itself.
+
+Tokens are equal too where one record knows nothing of a cache and leaves the cached part out that the other tells,
+and where streaming layers are one output token apart.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.model.step import STANDARD_TERMS, Step, Terms
@@ -70,18 +75,37 @@ def canonical(step: Step) -> tuple[object, ...]:
     )
 
 
-def guess_key(step: Step) -> tuple[str, int, int] | None:
-    """What two records of one model call have in common when nothing names it; None: no guessing."""
+def guess_keys(step: Step) -> tuple[GuessKey, ...]:
+    """What two records of one model call have in common when nothing names it: one of these. Empty: no guessing."""
     if step.kind not in MODEL_KINDS or step.rollup or step.partial:
-        return None
-    if step.usage is not None:
-        return ("usage", step.usage.input, step.usage.output)
-    return ("failed", 0, 0) if step.failed else ("silent", 0, 0)
+        return ()
+    usage = step.usage
+    if usage is None:
+        return _FAILED if step.failed else _SILENT
+    exact = ("usage", usage.input, usage.output)
+    apart = _counts_first_token(step)
+    if not (usage.cache_read or usage.cache_write):
+        return (exact, ("usage", usage.input, usage.output - 1)) if apart else (exact,)
+    inputs = (usage.input, usage.uncached_input)
+    outputs = (usage.output, usage.output - 1) if apart else (usage.output,)
+    return tuple(("usage", told, output) for told in inputs for output in outputs)
+
+
+GuessKey = tuple[str, int, int]
+_FAILED: Final[tuple[GuessKey, ...]] = (("failed", 0, 0),)
+_SILENT: Final[tuple[GuessKey, ...]] = (("silent", 0, 0),)
+
+
+def _counts_first_token(step: Step) -> bool:
+    """Anthropic's streams tell the first output token twice, and some clients add it up."""
+    return "claude" in (step.response_model or step.requested_model or "")
 
 
 def may_be_one(a: Step, b: Step) -> bool:
-    """Could two records with an equal guess key be one call: other voice, same model, one inside the other?"""
+    """Could two records with a guess key in common be one call: other voice, same model, one inside the other?"""
     if voice(a) == voice(b) or (a.ids and b.ids and _clash(a.ids, b.ids)):
+        return False
+    if a.usage is not None and not _agree(a.usage, b.usage):
         return False
     if not _same_model(a, b):
         return False
@@ -175,13 +199,15 @@ class _Joiner:
             self._pair(by_hint[hint], guess=False)
 
     def by_guess(self) -> None:
-        by_key: dict[tuple[str, int, int], list[Step]] = {}
-        for step in self.steps:
-            key = guess_key(step)
-            if key is not None:
-                by_key.setdefault(key, []).append(step)
-        for key in sorted(by_key):
-            self._pair(by_key[key], guess=True)
+        """Those that tell the very same first: an equal call beside it is a better match than one that is nearly so."""
+        told = [(step, keys) for step in self.steps if (keys := guess_keys(step))]
+        for most in (1, None) if any(len(keys) > 1 for _, keys in told) else (1,):
+            by_key: dict[GuessKey, list[Step]] = {}
+            for step, keys in told:
+                for key in keys[:most]:
+                    by_key.setdefault(key, []).append(step)
+            for key in sorted(by_key):
+                self._pair(by_key[key], guess=True)
 
     def _pair(self, steps: Sequence[Step], *, guess: bool) -> None:
         """Merge pairs of different voices, nearest ends first; never two of one voice into one call."""
@@ -221,7 +247,7 @@ def speaker(group: Group) -> tuple[Step, frozenset[Flag]]:
             step.usage is not None
             and best.usage is not None
             and Flag.INCOMPLETE not in step.flags
-            and not (step.usage.input == best.usage.input and step.usage.output == best.usage.output)
+            and not (_same_input(step.usage, best.usage) and step.usage.output == best.usage.output)
         ):
             flags.add(Flag.CONFLICT)
     said = copy.copy(best)
@@ -337,7 +363,16 @@ def _usage(group: Group) -> Usage | None:
 
 def _agree(a: Usage, b: Usage | None) -> bool:
     """The same call by its numbers; streaming layers are known to disagree by one output token."""
-    return b is not None and a.input == b.input and abs(a.output - b.output) <= 1
+    return b is not None and abs(a.output - b.output) <= 1 and _same_input(a, b)
+
+
+def _same_input(a: Usage, b: Usage) -> bool:
+    return a.input == b.input or _leaves_out_cached(a, b) or _leaves_out_cached(b, a)
+
+
+def _leaves_out_cached(a: Usage, b: Usage) -> bool:
+    """Does `a` know nothing of a cache, and has counted what `b` tells without its cached part?"""
+    return a.cache_read is None and a.cache_write is None and a.input == b.uncached_input
 
 
 def _ids(group: Group) -> tuple[str, ...]:
@@ -356,8 +391,14 @@ def _same_model(a: Step, b: Step) -> bool:
     return not mine or not other or any(x.startswith(y) or y.startswith(x) for x in mine for y in other)
 
 
+@lru_cache(maxsize=1024)
 def _bare(model: str) -> str:
-    return model.rpartition("/")[2].lower()
+    """A model's name without who hosts it: `openai/gpt-5`, `us.anthropic.claude-sonnet-4-5-v1:0`."""
+    name = model.rpartition("/")[2].lower()
+    return _HOSTS.sub("", name) or name
+
+
+_HOSTS: Final = re.compile(r"^(?:[a-z][a-z-]*\.)+")
 
 
 def _inside(inner: Step, outer: Step, slack_ns: int) -> bool:

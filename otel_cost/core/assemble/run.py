@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from otel_cost.core.assemble.join import Group, Voice, canonical, guess_key, join, may_be_one, speaker, voice
+from otel_cost.core.assemble.join import Group, GuessKey, Voice, canonical, guess_keys, join, may_be_one, speaker, voice
 from otel_cost.core.assemble.meter import Meter
 from otel_cost.core.assemble.trace import Place, Trace
 from otel_cost.core.model.call import Call
@@ -76,7 +76,7 @@ class Run:
     _who_said: dict[str, str] | None = None  # made when asked for, shared by every call of the run
     _ids: dict[str, Step] = field(default_factory=dict)
     _hints: dict[str, dict[Voice, list[Step]]] = field(default_factory=dict)
-    _guesses: dict[tuple[str, int, int], Step | dict[Voice, list[Step]]] = field(default_factory=dict)
+    _guesses: dict[GuessKey, Step | dict[Voice, list[Step]]] = field(default_factory=dict)
     _component: dict[Step, Component] = field(default_factory=dict)
     _place: dict[Step, Place] = field(default_factory=dict)
     _records: set[bytes] = field(default_factory=set)
@@ -342,8 +342,7 @@ class Run:
                 found.append(other)
         for hint in step.hints:
             found.extend(self._hinted(hint, step))
-        key_ = guess_key(step)
-        if key_ is not None:
+        for key_ in guess_keys(step):
             # One voice never tells a call twice, so only what others say is looked at, however much this one says.
             known = self._guesses.setdefault(key_, step)
             if known is not step:

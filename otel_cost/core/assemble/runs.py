@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from weakref import ref
 
-from otel_cost.core.assemble.join import REPEATABLE, guess_key, may_be_one
+from otel_cost.core.assemble.join import REPEATABLE, guess_keys, may_be_one
 from otel_cost.core.assemble.meter import HOUR_NS, Meter
 from otel_cost.core.assemble.run import Run
 from otel_cost.core.model.measure import Teller
@@ -311,25 +311,25 @@ class Runs:
         Only a guess, so it asks for everything at once: another scope, the same
         model and tokens, one inside the other in time, and a root without a conversation.
         """
-        key = guess_key(step)
-        if key is None or step.source is not Source.SPAN:
+        keys = guess_keys(step)
+        if not keys or step.source is not Source.SPAN:
             return run
-        slot = (step.tenant, key)
-        bucket = self._twins.get(slot)
-        if bucket is None:
-            bucket = self._twins[slot] = []
-            if len(self._twins) > _GUESS_WINDOW:
-                self._twins.popitem(last=False)
-        elif bucket:
-            run = self._match(run, step, bucket)
-        bucket.append((ref(run), step))
-        if len(bucket) > _ALIKE:
-            del bucket[0]
+        for key in keys:
+            slot = (step.tenant, key)
+            bucket = self._twins.get(slot)
+            if bucket is None:
+                bucket = self._twins[slot] = []
+                if len(self._twins) > _GUESS_WINDOW:
+                    self._twins.popitem(last=False)
+            elif bucket:
+                run = self._match(run, step, bucket)
+            bucket.append((ref(run), step))
+            if len(bucket) > _ALIKE:
+                del bucket[0]
         if not step.parent_id:
             # What a root encloses came before it, when it was not known that nothing else is above.
             for inner in run.related(step):
-                key = guess_key(inner)
-                if key is not None:
+                for key in guess_keys(inner):
                     run = self._match(run, inner, self._twins.get((inner.tenant, key), ()))
         return run
 

@@ -1,11 +1,13 @@
 """Dialect `openllmetry`: Traceloop's instrumentations, `traceloop.*` and `llm.*` keys around `gen_ai.*`.
 
 Its OpenAI and Anthropic packages report inclusive input (it adds Anthropic's
-cached parts itself). Workflows and agents of its decorators carry no usage.
+cached parts itself), its Bedrock package and its JavaScript packages hand on
+what the provider counts. Workflows and agents of its decorators carry no usage.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from otel_cost.core.model.attributes import text
@@ -36,6 +38,12 @@ _INCLUSIVE: Final = (
     "opentelemetry.instrumentation.openai_agents",
     "opentelemetry.instrumentation.anthropic",
 )
+# They hand on what the provider counts, and Bedrock and Anthropic count without the cached parts.
+_EXCLUSIVE: Final = (
+    "opentelemetry.instrumentation.bedrock",
+    "@traceloop/instrumentation-anthropic",
+    "@traceloop/instrumentation-bedrock",
+)
 _SESSIONS: Final = tuple(
     f"traceloop.association.properties.{name}" for name in ("session_id", "conversation_id", "thread_id", "chat_id")
 )
@@ -48,7 +56,7 @@ def read(span: SpanEvent, *, dialect: str) -> Step | None:
     kind, operation = _sort(attributes)
     if kind is None and operation is not None:
         return None
-    convention = Basis.INCLUSIVE if span.scope.name.startswith(_INCLUSIVE) else None
+    convention = _convention(span.scope.name)
     step = read_span(span, dialect=dialect, convention=convention, kind=kind, operation=operation)
     if step is None:
         return None
@@ -76,6 +84,13 @@ def read(span: SpanEvent, *, dialect: str) -> Step | None:
         ):
             step.flags |= {Flag.INCOMPLETE}
     return step
+
+
+@lru_cache(maxsize=1024)
+def _convention(scope: str) -> Basis | None:
+    if scope.startswith(_INCLUSIVE):
+        return Basis.INCLUSIVE
+    return Basis.EXCLUSIVE if scope.startswith(_EXCLUSIVE) else None
 
 
 _ANTHROPIC: Final = "opentelemetry.instrumentation.anthropic"
@@ -129,6 +144,7 @@ _SCOPES: Final = (
             "writer",
         )
     ),
+    "@traceloop/",
     "traceloop",
 )
 
