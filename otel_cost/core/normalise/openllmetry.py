@@ -14,6 +14,7 @@ from otel_cost.core.model.attributes import text
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import as_text, dig, opened
+from otel_cost.core.normalise._usage import counts_exclusively
 from otel_cost.core.normalise.semconv import OPERATIONS, read_span
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ def read(span: SpanEvent, *, dialect: str) -> Step | None:
     if kind is None and operation is not None:
         return None
     convention = _convention(span.scope.name)
+    if (
+        convention is None
+        and span.scope.name.startswith(_LLAMA_INDEX)
+        and counts_exclusively(text(attributes, "gen_ai.provider.name", "gen_ai.system"), None)
+    ):
+        convention = Basis.EXCLUSIVE  # as whoever answered counts
     step = read_span(span, dialect=dialect, convention=convention, kind=kind, operation=operation)
     if step is None:
         return None
@@ -93,6 +100,7 @@ def _convention(scope: str) -> Basis | None:
     return Basis.EXCLUSIVE if scope.startswith(_EXCLUSIVE) else None
 
 
+_LLAMA_INDEX: Final = "opentelemetry.instrumentation.llamaindex"
 _ANTHROPIC: Final = "opentelemetry.instrumentation.anthropic"
 
 
