@@ -121,7 +121,7 @@ def _model(step: Step, span: SpanEvent) -> None:
     step.output_text = step.output_text or text(attributes, *_FIRST_OUTPUT[:2])
     answer = opened_map(attributes.get("output.value"))
     if answer:
-        _answer(step, answer)
+        read_answer(step, answer)
     if step.failed and not step.output_begun:
         # An empty first message is written on errors too; only words or a tool's name show that output had begun.
         step.output_begun = (
@@ -135,7 +135,7 @@ def _model(step: Step, span: SpanEvent) -> None:
 _FIRST_TOKEN: Final = "First Token Stream Event"  # noqa: S105 - the name of a span event
 
 
-def _answer(step: Step, answer: Mapping[str, Any]) -> None:
+def read_answer(step: Step, answer: Mapping[str, Any]) -> None:
     """The provider's own answer: its id, the tier it served, details of its counts, what it used besides."""
     message = dig(answer, "generations", 0, 0, "message")
     wrapped = dig(message, "kwargs") or dig(message, "data") or message
