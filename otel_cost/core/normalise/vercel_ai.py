@@ -149,6 +149,7 @@ def _fill_usage(step: Step, attributes: Attributes, metadata: dict[str, Any]) ->
     told = Counts(
         input=_first(attributes, "ai.usage.inputTokens", "ai.usage.promptTokens", "gen_ai.usage.input_tokens"),
         output=_first(attributes, "ai.usage.outputTokens", "ai.usage.completionTokens", "gen_ai.usage.output_tokens"),
+        total=get("ai.usage.totalTokens"),
         cache_read=_first(attributes, f"{details}cacheReadTokens", "ai.usage.cachedInputTokens"),
         cache_write=get(f"{details}cacheWriteTokens"),
         reasoning=_first(attributes, "ai.usage.outputTokenDetails.reasoningTokens", "ai.usage.reasoningTokens"),
@@ -174,7 +175,11 @@ def _proved_inclusive(told: Counts, metadata: dict[str, Any]) -> bool:
 
 
 def _fill_cache_parts(told: Counts, metadata: dict[str, Any]) -> None:
-    """Anthropic's cache parts and their lifetimes, which the SDK hands through as the provider wrote them."""
+    """What the SDK hands through as the provider wrote it: cache parts and their lifetimes, Gemini's thinking."""
+    gemini = dig(metadata, "google", "usageMetadata") or dig(metadata, "vertex", "usageMetadata")
+    for part, key in _GEMINI_PARTS:
+        if told.get(part) is None and (count := whole(dig(gemini, key))) is not None:
+            told[part] = count  # type: ignore[literal-required]  # fields of Counts
     for provider in ("anthropic", "bedrock", "vertex"):
         own = metadata.get(provider)
         raw = dig(own, "usage")
@@ -190,6 +195,11 @@ def _fill_cache_parts(told: Counts, metadata: dict[str, Any]) -> None:
                 told[lifetime] = count  # type: ignore[literal-required]  # both are fields of Counts
 
 
+_GEMINI_PARTS: Final = (
+    ("total", "totalTokenCount"),
+    ("cache_read", "cachedContentTokenCount"),
+    ("reasoning", "thoughtsTokenCount"),
+)
 _LIFETIMES: Final = (
     ("cache_write_5m", "ephemeral_5m_input_tokens"),
     ("cache_write_1h", "ephemeral_1h_input_tokens"),
