@@ -1,7 +1,8 @@
 """Dialect `openlit`: the conventions, with made-up request options and tool names on chat spans.
 
-Its Anthropic package passes Anthropic's own, exclusive input count on. Its cost
-is its own estimate, and 0 wherever it could not fetch its price list.
+Its Anthropic and Bedrock packages pass the provider's own, exclusive input count
+on, its Gemini packages an output count without thinking. Its cost is its own
+estimate, and 0 wherever it could not fetch its price list.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import as_text, reported_nano
-from otel_cost.core.normalise.semconv import OPERATIONS, kind_of, read_log, read_span
+from otel_cost.core.normalise._usage import gather, settle
+from otel_cost.core.normalise.semconv import COUNT_FIELDS, OPERATIONS, kind_of, read_log, read_span
 
 if TYPE_CHECKING:
+    from otel_cost.core.model.attributes import Attributes
     from otel_cost.core.model.event import LogEvent, SpanEvent
     from otel_cost.core.model.step import Step
 
@@ -52,6 +55,7 @@ def _span(span: SpanEvent) -> Step | None:
     )
     if step is None:
         return None
+    _add_thinking(step, attributes)
     if bare:
         step.requested_model = step.requested_model or model
     if step.kind is Kind.INFERENCE and step.usage is not None and _guessed(span):
@@ -76,15 +80,26 @@ def _guessed(span: SpanEvent) -> bool:
 
 
 _OWN: Final = "openlit.instrumentation."
+_EXCLUSIVE: Final = (_OWN + "anthropic", _OWN + "bedrock")
+_GEMINI: Final = (_OWN + "google_ai_studio", _OWN + "vertexai")
 _TOOL_INPUT: Final = "gen_ai.tool.input"
 
 
+def _add_thinking(step: Step, attributes: Attributes) -> None:
+    if step.kind is Kind.INFERENCE and step.scope.startswith(_GEMINI):
+        told, _ = gather(attributes, COUNT_FIELDS)
+        step.usage, step.basis, step.problem = settle(told, convention=Basis.INCLUSIVE, reasoning_outside=True)
+
+
 def _log(log: LogEvent) -> Step | None:
-    return read_log(log, dialect="openlit", convention=_convention(log.scope.name))
+    step = read_log(log, dialect="openlit", convention=_convention(log.scope.name))
+    if step is not None:
+        _add_thinking(step, log.attributes)
+    return step
 
 
 def _convention(scope: str) -> Basis | None:
-    if scope.startswith("openlit.instrumentation.anthropic"):
+    if scope.startswith(_EXCLUSIVE):
         return Basis.EXCLUSIVE
     return Basis.INCLUSIVE if scope.startswith("openlit.instrumentation.openai") else None
 
