@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from otel_cost.core.model.attributes import Attributes, Value
+    from otel_cost.core.model.step import Step
 
 MOST_TOKENS: Final = 10**12  # far above any run's sum; beyond it a count is a mistake, not a measurement
 _WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,18})(?:\.0*)?\s*", re.ASCII)
@@ -213,6 +214,13 @@ def _basis(
     if raw_names and counts_exclusively(provider, model):
         return Basis.EXCLUSIVE
     return Basis.INCLUSIVE
+
+
+def unless_counted(step: Step) -> None:
+    """Agent frameworks begin their counts at zero and leave them there where a stream tells none."""
+    usage = step.usage
+    if usage is not None and not usage.input and not usage.output:
+        step.usage, step.basis = None, Basis.UNKNOWN
 
 
 def _thinks_outside(provider: str | None, model: str | None) -> bool:

@@ -14,7 +14,7 @@ from otel_cost.core.model.step import STANDARD_TERMS, Terms
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Basis, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import as_text, dig, opened_map, reported_nano
-from otel_cost.core.normalise._usage import answered, gather, settle, whole
+from otel_cost.core.normalise._usage import answered, gather, settle, unless_counted, whole
 from otel_cost.core.normalise.semconv import COUNT_FIELDS, read_span
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def _agents(span: SpanEvent) -> Step | None:
         step.arguments = as_text(attributes.get("input"))
         step.result = as_text(attributes.get("output"))
     else:
+        unless_counted(step)
         _details(step, attributes)
     if step.failed and step.error_message is None:
         error = opened_map(attributes.get("error"))

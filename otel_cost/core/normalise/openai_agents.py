@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_cost.core.model.attributes import text
-from otel_cost.core.model.vocabulary import Kind
+from otel_cost.core.model.vocabulary import MODEL_KINDS, Kind
 from otel_cost.core.normalise import Dialect, register
+from otel_cost.core.normalise._usage import unless_counted
 from otel_cost.core.normalise.openllmetry import read
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def _span(span: SpanEvent) -> Step | None:
     step = read(span, dialect="openai_agents")
     if step is not None and step.kind is Kind.AGENT and step.agent is None:
         step.kind = Kind.WORKFLOW  # the run around its agents: it bears no agent's name, or a constant
+    if step is not None and step.kind in MODEL_KINDS:
+        unless_counted(step)
     return step
 
 

@@ -18,7 +18,7 @@ from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import MOST_TEXT, as_text, dig, opened_map, opened_repr, reported_nano
-from otel_cost.core.normalise._usage import answered, ranked, settle, whole
+from otel_cost.core.normalise._usage import answered, ranked, settle, unless_counted, whole
 from otel_cost.core.normalise.semconv import COUNT_NAMES, read_span
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _span(span: SpanEvent) -> Step | None:
         if span.scope.name == _CLAUDE_AGENT and step.usage is not None:
             step.flags |= {Flag.INCOMPLETE}  # its output count is what each answer had at its start
     elif kind is Kind.INFERENCE or kind is Kind.EMBEDDING:
+        unless_counted(step)
         _model(step, span)
     return step
 

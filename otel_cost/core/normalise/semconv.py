@@ -422,13 +422,10 @@ def fill_usage(
         model=step.model,
         raw_names=shape_of(attributes).raw_names,
     )
-    usage = settled.usage
-    if usage is not None and step.kind is _INFERENCE and not usage.input and not usage.output:
-        return  # no model answers out of nothing: the client began to count at zero and was told nothing
     step.usage, step.basis, step.problem = settled
     if conflict:
         step.flags |= {Flag.CONFLICT}
-    if step.kind is _INFERENCE and usage is not None and not ("input" in told and "output" in told):
+    if step.kind is _INFERENCE and settled.usage is not None and not ("input" in told and "output" in told):
         step.flags |= {Flag.INCOMPLETE}  # the other half is unknown, not zero
 
 
