@@ -134,6 +134,32 @@ def test_equal_calls_one_after_the_other_in_two_layers_are_not_confused() -> Non
     assert len(run.calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("knows", "calls"),
+    [(Usage(input=70, output=10), 1), (Usage(input=70, output=10, cache_read=0), 2), (Usage(input=69, output=10), 2)],
+)
+def test_one_layer_may_leave_out_the_cached_part_that_another_tells(knows: Usage, calls: int) -> None:
+    whole = Usage(input=100, output=10, cache_read=30)
+    run = run_of(model(1, usage=whole), model(2, scope="framework", start_ns=SECOND, end_ns=2 * SECOND, usage=knows))
+    assert len(run.calls) == calls
+    assert whole in {call.step.usage for call in run.calls.values()}
+
+
+def test_an_equal_call_is_a_better_match_than_one_that_is_a_token_apart() -> None:
+    said = {"requested_model": "claude-sonnet-4-5", "start_ns": SECOND, "end_ns": 2 * SECOND}
+    inner = [model(1, tokens=(100, 10), **said), model(2, tokens=(100, 11), **said)]
+    outer = [model(n + 10, tokens=(100, n), scope="framework", **said) for n in (10, 11)]
+    run = run_of(*inner, *outer)
+    assert sorted(call.step.usage.output for call in run.calls.values() if call.step.usage) == [10, 11]
+    assert not any(Flag.CONFLICT in call.flags for call in run.calls.values())
+
+
+def test_the_host_of_a_model_is_no_part_of_its_name() -> None:
+    hosted = "us.anthropic.claude-x-v1:0"
+    outer = model(2, scope="framework", start_ns=SECOND, end_ns=2 * SECOND, requested_model=hosted)
+    assert len(run_of(model(1, requested_model="claude-x-v1:0"), outer).calls) == 1
+
+
 def test_failed_tries_under_a_green_call_are_calls_of_their_own() -> None:
     tries = [model(n, parent=1, tokens=None, failed=True, requested_model="gpt-5-nano") for n in (2, 3)]
     run = run_of(*tries, model(1, scope="framework"))
