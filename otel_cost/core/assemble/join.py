@@ -56,8 +56,11 @@ class Group:
 
 
 def voice(step: Step) -> Voice:
-    """Who tells it: one client never tells one call twice in the same voice under different ids."""
-    return step.source, step.scope
+    """Who tells it: one client never tells one call twice in the same voice under different ids.
+
+    Some exporters send every span without its scope: then its words say who speaks.
+    """
+    return step.source, step.scope or step.dialect
 
 
 def canonical(step: Step) -> tuple[object, ...]:
