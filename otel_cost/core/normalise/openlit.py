@@ -1,6 +1,6 @@
 """Dialect `openlit`: the conventions, with made-up request options and tool names on chat spans.
 
-Its Anthropic and Bedrock packages pass the provider's own, exclusive input count
+Its Anthropic and Bedrock packages, Python's and JavaScript's, pass the provider's own, exclusive input count
 on, its Gemini packages an output count without thinking. Its cost is its own
 estimate, and 0 wherever it could not fetch its price list.
 """
@@ -80,7 +80,7 @@ def _guessed(span: SpanEvent) -> bool:
 
 
 _OWN: Final = "openlit.instrumentation."
-_EXCLUSIVE: Final = (_OWN + "anthropic", _OWN + "bedrock")
+_OWN_JS: Final = "@openlit/instrumentation-"
 _GEMINI: Final = (_OWN + "google_ai_studio", _OWN + "vertexai")
 _TOOL_INPUT: Final = "gen_ai.tool.input"
 
@@ -99,9 +99,10 @@ def _log(log: LogEvent) -> Step | None:
 
 
 def _convention(scope: str) -> Basis | None:
-    if scope.startswith(_EXCLUSIVE):
+    package = scope.removeprefix(_OWN).removeprefix(_OWN_JS)
+    if package.startswith(("anthropic", "bedrock")):
         return Basis.EXCLUSIVE
-    return Basis.INCLUSIVE if scope.startswith("openlit.instrumentation.openai") else None
+    return Basis.INCLUSIVE if package.startswith("openai") else None
 
 
-register(Dialect(name="openlit", scopes=("openlit",), keys=("openlit.",), rank=30, span=_span, log=_log))
+register(Dialect(name="openlit", scopes=("openlit", "@openlit/"), keys=("openlit.",), rank=30, span=_span, log=_log))
