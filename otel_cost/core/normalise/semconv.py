@@ -70,6 +70,7 @@ COUNT_NAMES: Final[dict[str, tuple[str, ...]]] = {
         "gen_ai.usage.details.cache_read_tokens",
         "gen_ai.usage.details.cache_read_input_tokens",
         "gen_ai.usage.details.cached_tokens",
+        "gen_ai.usage.input_tokens.cached",  # Sentry's, as the two below
     ),
     "cache_write": (
         "gen_ai.usage.cache_write.input_tokens",
@@ -80,6 +81,7 @@ COUNT_NAMES: Final[dict[str, tuple[str, ...]]] = {
         "gen_ai.usage.prompt_tokens_details.cache_creation_tokens",
         "gen_ai.usage.details.cache_write_tokens",
         "gen_ai.usage.details.cache_creation_input_tokens",
+        "gen_ai.usage.input_tokens.cache_write",
     ),
     "cache_write_5m": (
         "anthropic.usage.cache_creation.ephemeral_5m_input_tokens",
@@ -104,6 +106,7 @@ COUNT_NAMES: Final[dict[str, tuple[str, ...]]] = {
         "gen_ai.usage.details.reasoning_tokens",
         "gen_ai.usage.details.thinking_tokens",
         "gen_ai.usage.details.thoughts_tokens",
+        "gen_ai.usage.output_tokens.reasoning",
         "llm.usage.reasoning_tokens",
     ),
     "audio_input": ("gen_ai.usage.audio.input_tokens", "gen_ai.usage.details.input_audio_tokens"),

@@ -37,6 +37,17 @@ def test_a_chat_span_says_everything_it_knows(span_of) -> None:
     assert step.finish_reasons == ("stop",)
 
 
+def test_sentrys_names_of_details_are_known(span_of) -> None:
+    details = {
+        "gen_ai.usage.input_tokens.cached": 256,
+        "gen_ai.usage.input_tokens.cache_write": 300,
+        "gen_ai.usage.output_tokens.reasoning": 16,
+    }
+    step = normalise_span(span_of(CHAT | details))
+    assert step is not None
+    assert step.usage == Usage(input=1000, output=50, cache_read=256, cache_write=300, reasoning=16)
+
+
 @pytest.mark.parametrize(
     ("operation", "kind", "rollup"),
     [
