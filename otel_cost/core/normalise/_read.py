@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import binascii
 import json
 import math
 from functools import lru_cache
@@ -240,3 +241,21 @@ def status_code(attributes: Attributes) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     return None
+
+
+def answer_ids(identity: str) -> tuple[str, ...]:
+    """The ids of an answer: as told and, where a LiteLLM proxy has packed it into one of its own, the one inside.
+
+    The client is told the packed one, the proxy's own record the other.
+    """
+    if not identity.startswith(_PACKED):
+        return (f"response:{identity}",)
+    try:
+        said = binascii.a2b_base64(identity.removeprefix("resp_")).decode()
+    except ValueError:
+        return (f"response:{identity}",)
+    inner = said.rpartition("response_id:")[2]
+    return (f"response:{identity}", f"response:{inner}") if inner and inner != said else (f"response:{identity}",)
+
+
+_PACKED: Final = "resp_bGl0ZWxsbT"  # "litellm:", as far as its base64 is the same whatever follows

@@ -16,6 +16,7 @@ from otel_cost.core.model.step import Step, Terms
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind, Source
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import (
+    answer_ids,
     as_text,
     dig,
     failure_of,
@@ -140,7 +141,7 @@ def _fill_answer(step: Step, completion: Mapping[str, Any]) -> None:
 
     answer = told("id")
     if answer is not None and not answer.startswith(("lc_", "run-")):  # LangChain's own names for a run
-        step.ids = (f"response:{answer}",)
+        step.ids = answer_ids(answer)
     step.response_model = step.response_model or told("model_name", "model")
     tier = told("service_tier")
     if tier is not None and tier != "auto":

@@ -13,7 +13,7 @@ from otel_cost.core.model.attributes import text
 from otel_cost.core.model.step import STANDARD_TERMS, Terms
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Basis, Kind
 from otel_cost.core.normalise import Dialect, register
-from otel_cost.core.normalise._read import as_text, dig, opened_map, reported_nano
+from otel_cost.core.normalise._read import answer_ids, as_text, dig, opened_map, reported_nano
 from otel_cost.core.normalise._usage import answered, gather, settle, unless_counted, whole
 from otel_cost.core.normalise.semconv import COUNT_FIELDS, read_span
 
@@ -102,7 +102,7 @@ def _details(step: Step, attributes: Attributes) -> None:
     answer = opened_map(attributes.get("response")) or opened_map(attributes.get("response_data"))
     identity = answer.get("id")
     if isinstance(identity, str) and identity and not step.ids and "model" in answer:
-        step.ids = (f"response:{identity}",)
+        step.ids = answer_ids(identity)
     raw = opened_map(attributes.get("gen_ai.usage.raw")) or opened_map(attributes.get("usage"))
     if step.terms is STANDARD_TERMS:
         tier = answer.get("service_tier") or raw.get("service_tier")

@@ -17,7 +17,7 @@ from otel_cost.core.model.step import STANDARD_TERMS, Terms
 from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
-from otel_cost.core.normalise._read import MOST_TEXT, as_text, dig, opened_map, opened_repr, reported_nano
+from otel_cost.core.normalise._read import MOST_TEXT, answer_ids, as_text, dig, opened_map, opened_repr, reported_nano
 from otel_cost.core.normalise._usage import answered, ranked, settle, unless_counted, whole
 from otel_cost.core.normalise.semconv import COUNT_NAMES, read_span
 
@@ -157,7 +157,7 @@ def read_answer(step: Step, answer: Mapping[str, Any]) -> None:
             step.flags |= {Flag.INCOMPLETE}  # the stream broke off: counts are those it began with
     identity = said.get("id") or said.get("response_id") or said.get("responseId")
     if isinstance(identity, str) and identity and f"response:{identity}" not in step.ids:
-        step.ids = (*step.ids, f"response:{identity}")
+        step.ids = (*step.ids, *answer_ids(identity))
     usage = usage if isinstance(usage, dict) else {}
     _details(step, usage)
     if step.terms is STANDARD_TERMS:

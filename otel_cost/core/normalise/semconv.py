@@ -17,7 +17,7 @@ from otel_cost.core.model.step import STANDARD_TERMS, Step, Terms
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Flag, Kind, Source
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._metric import of_conventions
-from otel_cost.core.normalise._read import WELL, WHO_KEYS, as_text, failure_of, names, opened, who_of
+from otel_cost.core.normalise._read import WELL, WHO_KEYS, answer_ids, as_text, failure_of, names, opened, who_of
 from otel_cost.core.normalise._usage import gather, ranked, settle, whole
 
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ def fill_model(
         return
     response_id = get("gen_ai.response.id")
     if isinstance(response_id, str) and response_id:
-        step.ids = (*step.ids, f"response:{response_id}")
+        step.ids = (*step.ids, *answer_ids(response_id))
     if shape.terms and (terms := terms_of(attributes)):
         step.terms = terms
     if shape.outputs:

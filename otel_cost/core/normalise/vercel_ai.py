@@ -15,7 +15,7 @@ from otel_cost.core.model.attributes import text
 from otel_cost.core.model.step import Step, Terms
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Basis, Kind, Source
 from otel_cost.core.normalise import Dialect, register
-from otel_cost.core.normalise._read import as_text, dig, failure_of, names, opened, who_of
+from otel_cost.core.normalise._read import answer_ids, as_text, dig, failure_of, names, opened, who_of
 from otel_cost.core.normalise._usage import Counts, counts_exclusively, settle, whole
 from otel_cost.core.normalise.semconv import read_span as read_plain_span
 
@@ -101,7 +101,7 @@ def _call(span: SpanEvent, kind: Kind, operation: str) -> Step:
     answer = text(attributes, "gen_ai.response.id", "ai.response.id")
     # Where a server gives none the SDK makes one up (aitxt-…): nobody else will tell it.
     if answer is not None:
-        step.ids = (f"response:{answer}",)
+        step.ids = answer_ids(answer)
     step.output_text = text(attributes, "ai.response.text", "ai.result.text")
     reasons = attributes.get("gen_ai.response.finish_reasons") or attributes.get("ai.response.finishReason")
     step.finish_reasons = names(reasons)
