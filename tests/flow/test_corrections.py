@@ -45,9 +45,9 @@ def test_a_late_twin_that_tells_more_corrects() -> None:
 
 def test_two_calls_that_turn_out_to_be_one_leave_one_row() -> None:
     desk = Desk()
-    desk.tell(chat(2, 9), chat(5, 8, at=0.1, lasts=0.8, scope="framework", tokens=(100, 11)))
+    desk.tell(chat(2, 9), chat(5, 8, at=0.1, lasts=0.8, scope="framework", tokens=(100, 12)))
     desk.wait(10)
-    assert desk.total == 1500 + 1550
+    assert desk.total == 1500 + 1600
     desk.tell(span(9, 5, at=0.1, lasts=0.9, name="http"))  # the framework's call is above the SDK's after all
     desk.wait(10)
     assert len(desk.rows) == 1
