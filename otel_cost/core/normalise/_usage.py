@@ -285,6 +285,18 @@ class Answered(NamedTuple):
     reasoning_outside: bool = False
 
 
+def settle_answer(answer: Answered, provider: str | None, model: str | None, *, raw_names: bool = False) -> Settled:
+    """`settle`, in the way of the provider that answered."""
+    return settle(
+        answer.told,
+        convention=answer.convention,
+        provider=provider,
+        model=model,
+        raw_names=raw_names,
+        reasoning_outside=answer.reasoning_outside,
+    )
+
+
 def answered(usage: Mapping[str, Any]) -> Answered:
     """Read a usage object as a provider's API returns it: OpenAI (both APIs), Anthropic, Gemini, LiteLLM's mixture."""
     get = usage.get

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from otel_cost.core.model.attributes import ask, text
 from otel_cost.core.model.vocabulary import Kind
 from otel_cost.core.normalise import Dialect, register
-from otel_cost.core.normalise._read import as_text, dig, opened_map
-from otel_cost.core.normalise._usage import Answered, Counts, answered, settle
+from otel_cost.core.normalise._read import answer_ids, as_text, dig, opened_map
+from otel_cost.core.normalise._usage import Counts, answered, settle, settle_answer
 from otel_cost.core.normalise.semconv import read_span
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def _answer(step: Step, output: Mapping[str, Any]) -> None:
         step.response_model = _word(own, "model", "modelVersion") or step.response_model
         identity = _word(own, "id", "responseId")
         if identity is not None:
-            step.ids = (f"response:{identity}",)
+            step.ids = answer_ids(identity)
         usage = own.get("usage") or own.get("usageMetadata")
         if isinstance(usage, dict):
-            _settle(step, answered(usage))
+            step.usage, step.basis, step.problem = settle_answer(answered(usage), step.provider, step.model)
     told = output.get("usage")
     if step.usage is None and step.problem is None and isinstance(told, dict):
         get = told.get
@@ -79,19 +79,9 @@ def _answer(step: Step, output: Mapping[str, Any]) -> None:
             "cache_read": get("cachedContentTokens"),
             "reasoning": get("thoughtsTokens"),
         }
-        _settle(step, Answered(counts))
+        step.usage, step.basis, step.problem = settle(counts, provider=step.provider, model=step.model)
     reason = _word(output, "finishReason") or dig(output, "candidates", 0, "finishReason")
     step.finish_reasons = (reason,) if isinstance(reason, str) else ()
-
-
-def _settle(step: Step, told: Answered) -> None:
-    step.usage, step.basis, step.problem = settle(
-        told.told,
-        convention=told.convention,
-        provider=step.provider,
-        model=step.model,
-        reasoning_outside=told.reasoning_outside,
-    )
 
 
 def _word(structure: Mapping[str, Any], *keys: str) -> str | None:

@@ -25,17 +25,12 @@ if TYPE_CHECKING:
 _OWN: Final = "langwatch."
 _TYPE: Final = f"{_OWN}span.type"
 _METRICS: Final = f"{_OWN}metrics"
-_KINDS: Final[dict[str, tuple[Kind, str] | None]] = {
+_KINDS: Final[dict[str, tuple[Kind, str]]] = {
     "llm": (Kind.INFERENCE, "chat"),
     "tool": (Kind.TOOL, "execute_tool"),
     "agent": (Kind.AGENT, "invoke_agent"),
     "workflow": (Kind.WORKFLOW, "invoke_workflow"),
     "rag": (Kind.OTHER, "retrieval"),
-}
-_NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "input": ("prompt_tokens", "promptTokens"),
-    "output": ("completion_tokens", "completionTokens"),
-    "reasoning": ("reasoning_tokens", "reasoningTokens"),
 }
 ask(_TYPE, _METRICS)
 
@@ -66,11 +61,15 @@ def _measured(value: Value) -> Counts:
     metrics = opened(value)
     wrapped = dig(metrics, "value")
     told: Mapping[str, Value] = wrapped if isinstance(wrapped, dict) else metrics if isinstance(metrics, dict) else {}
-    found = {
-        field: next((told[name] for name in names if told.get(name) is not None), None)
-        for field, names in _NAMES.items()
+
+    def first(*names: str) -> Value:
+        return next((told[name] for name in names if told.get(name) is not None), None)
+
+    return {
+        "input": first("prompt_tokens", "promptTokens"),
+        "output": first("completion_tokens", "completionTokens"),
+        "reasoning": first("reasoning_tokens", "reasoningTokens"),
     }
-    return {field: value for field, value in found.items() if value is not None}  # type: ignore[return-value]  # fields of Counts, by construction
 
 
 register(Dialect(name="langwatch", scopes=("langwatch",), keys=(_TYPE,), rank=60, span=_span))

@@ -16,7 +16,7 @@ from otel_cost.core.model.step import Terms
 from otel_cost.core.model.vocabulary import MODEL_KINDS, Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import opened_repr, reported_nano
-from otel_cost.core.normalise._usage import answered, gather, settle, whole
+from otel_cost.core.normalise._usage import answered, gather, settle, settle_answer, whole
 from otel_cost.core.normalise.openllmetry import read
 from otel_cost.core.normalise.semconv import COUNT_FIELDS, read_span
 
@@ -101,15 +101,8 @@ def _raw(span: SpanEvent, provider: str) -> Step | None:
     if identity := text(attributes, f"llm.{provider}.id"):
         step.ids = (f"response:{identity}",)
     if usage:
-        told, convention, outside = answered(usage)
-        step.usage, step.basis, step.problem = settle(
-            told,
-            convention=convention,
-            provider=step.provider,
-            model=step.model,
-            raw_names=True,
-            reasoning_outside=outside,
-        )
+        settled = settle_answer(answered(usage), step.provider, step.model, raw_names=True)
+        step.usage, step.basis, step.problem = settled
     tier = text(attributes, f"llm.{provider}.service_tier") or usage.get("service_tier")
     if isinstance(tier, str) and tier:
         step.terms = Terms(service_tier=tier)

@@ -18,7 +18,7 @@ from otel_cost.core.model.usage import Usage
 from otel_cost.core.model.vocabulary import Basis, Flag, Kind
 from otel_cost.core.normalise import Dialect, register
 from otel_cost.core.normalise._read import MOST_TEXT, answer_ids, as_text, dig, opened_map, opened_repr, reported_nano
-from otel_cost.core.normalise._usage import answered, ranked, settle, unless_counted, whole
+from otel_cost.core.normalise._usage import answered, ranked, settle_answer, unless_counted, whole
 from otel_cost.core.normalise.semconv import COUNT_NAMES, read_span
 
 if TYPE_CHECKING:
@@ -181,10 +181,12 @@ def _haystack(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not isinstance(reply, str) or len(reply) > MOST_TEXT:
         return None
     _, found, rest = reply.rpartition("'usage': {")
+    if not found:
+        return None
     depth = 1
     for end, sign in enumerate(rest[:_MOST_USAGE]):
         depth += (sign == "{") - (sign == "}")
-        if found and not depth:
+        if not depth:
             return opened_repr("{" + rest[: end + 1]) or None
     return None
 
@@ -198,8 +200,7 @@ def _details(step: Step, usage: Mapping[str, Any]) -> None:
     """What no attribute tells of usage: all of it, or parts (lifetime of cache writes, writes) of the same sums."""
     if not usage or step.problem is not None:
         return
-    told, convention, outside = answered(usage)
-    own = settle(told, convention=convention, provider=step.provider, model=step.model, reasoning_outside=outside).usage
+    own = settle_answer(answered(usage), step.provider, step.model).usage
     known = step.usage
     if known is None and own is not None and (own.input or own.output):
         step.usage, step.basis = own, Basis.INCLUSIVE  # no attribute tells it
