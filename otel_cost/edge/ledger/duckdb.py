@@ -55,7 +55,7 @@ from otel_cost.edge.partitions import Offset, Partition
 from otel_cost.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from otel_cost.core.model.call import Call
@@ -221,6 +221,7 @@ READABLE_BY: Final = 7  # tables without keys
 _TYPES: Final = {TEXT: DataType.utf8(), INT: DataType.int64(), BLOB: DataType.binary(), BOOL: DataType.bool()}
 
 # A commit that cannot write its log is a TransactionException; there is no other writer to conflict with.
+_NAMES: Final = shape("names", tenant=TEXT, run_id=TEXT)
 _NOT_NOW: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException, duckdb.TransactionException)
 _NOT_TO_BE_READ: Final = (
     duckdb.IOException, duckdb.OutOfMemoryException, duckdb.ConnectionException, duckdb.InterruptException,
@@ -535,10 +536,8 @@ class DuckDbLedger(SqlLedger):
         seen the run from its beginning or has woken it; rows of any other run are never touched.
         """
         closing = set(batch.closed)
-        pair = shape("pairs", tenant=TEXT, run_id=TEXT)
-        with _staged(self._db, pair, sorted(stale)):
-            self._db.execute("DELETE FROM steps WHERE (tenant, run_id) IN (SELECT tenant, run_id FROM staged)")
-        with _staged(self._db, pair, sorted(stale)):
+        _delete_runs(self._db, stale, "steps")
+        with _staged(self._db, _NAMES, sorted(stale)):
             lost = self._db.execute(
                 "SELECT c.id::VARCHAR FROM call_rows c JOIN facets f ON f.id = c.facet"
                 " SEMI JOIN staged s ON s.tenant = f.tenant AND s.run_id = c.run_id WHERE c.start_ns >= ?",
@@ -550,11 +549,7 @@ class DuckDbLedger(SqlLedger):
             with _staged(self._db, shape("gone", id=TEXT), gone):
                 self._db.execute("DELETE FROM call_rows WHERE id IN (SELECT id::UUID FROM staged)")
         if stale - closing:
-            with _staged(self._db, pair, sorted(stale - closing)):
-                for table in ("runs", "traces", "snapshots", "run_keys", "run_joins"):
-                    self._db.execute(
-                        f"DELETE FROM {table} WHERE (tenant, run_id) IN (SELECT tenant, run_id FROM staged)"  # noqa: S608  # our own names
-                    )
+            _delete_runs(self._db, stale - closing, "runs", "traces", "snapshots", "run_keys", "run_joins")
 
     def _write_told(self, batch: Batch) -> None:
         _load(self._db, ALERTS, alert_rows(batch), "INSERT OR REPLACE")
@@ -586,8 +581,7 @@ class DuckDbLedger(SqlLedger):
         _replace(self._db, RUN_JOINS, again)
         _load(self._db, RUN_JOINS, fresh)
         if former := former_names(batch) & self._joined.keys():
-            with _staged(self._db, shape("pairs", tenant=TEXT, run_id=TEXT), sorted(former)):
-                self._db.execute("DELETE FROM run_joins WHERE (tenant, run_id) IN (SELECT tenant, run_id FROM staged)")
+            _delete_runs(self._db, former, "run_joins")
 
     def _write_tellers(self, batch: Batch) -> None:
         if batch.tellers:
@@ -680,6 +674,15 @@ def _staged(db: Connection, shape: Shape, rows: Sequence[Values]) -> Iterator[No
     db.register("staged", Table.from_pydict({name: _array(name, list(row), kind) for name, row, kind in columns}))
     yield
     db.unregister("staged")  # after an error the roll-back takes it away
+
+
+def _delete_runs(db: Connection, names: Collection[tuple[str, str]], *tables: str) -> None:
+    """Delete the rows of runs, by tenant and run id."""
+    with _staged(db, _NAMES, sorted(names)):
+        for table in tables:
+            db.execute(
+                f"DELETE FROM {table} WHERE (tenant, run_id) IN (SELECT tenant, run_id FROM staged)"  # noqa: S608  # our own names
+            )
 
 
 def _load(db: Connection, shape: Shape, rows: Sequence[Values], verb: str = "INSERT") -> None:

@@ -518,8 +518,9 @@ class PostgresLedger(SqlLedger):
         _delete(db, "run_joins", former & self._opened)
         stale = (before | closing | former) & self._inherited
         again = (before & closing) | stale
+        kept = list(told_ids(batch)) if self._moves or stale else []
         if self._moves:
-            self._clear_traces(db, batch)
+            self._clear_traces(db, batch, kept)
         if not again:
             return
         _delete(db, "steps", again)
@@ -534,12 +535,12 @@ class PostgresLedger(SqlLedger):
             *_columns(stale),
             self._node,
             self._node,
-            list(told_ids(batch)),
+            kept,
         )
         for table in ("runs", "traces", "snapshots", "run_keys", "run_joins"):
             _delete(db, table, stale - closing)
 
-    def _clear_traces(self, db: Connection, batch: Batch) -> None:
+    def _clear_traces(self, db: Connection, batch: Batch, kept: list[str]) -> None:
         """Take out calls of closing runs' traces that the runs do not have: whoever wrote them knew but a part."""
         pairs = [(run.summary.tenant, trace_id) for run in batch.closed.values() for trace_id in run.summary.trace_ids]
         self._take_out(
@@ -549,7 +550,7 @@ class PostgresLedger(SqlLedger):
             " AND NOT EXISTS (SELECT 1 FROM unnest(%s::uuid[]) AS k (id) WHERE k.id = c.id)",
             [_plain(tenant) for tenant, _ in pairs],
             [trace_id for _, trace_id in pairs],
-            list(told_ids(batch)),
+            kept,
         )
 
     def _note_open(
