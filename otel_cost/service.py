@@ -42,6 +42,7 @@ from otel_cost.edge.engine import build_engine
 from otel_cost.edge.export import build_exporters
 from otel_cost.edge.export._metrics import DestinationMetrics
 from otel_cost.edge.export._watch import DestinationWatch
+from otel_cost.edge.files import replace_file
 from otel_cost.edge.journal import Fsync, Journal, Record, keep_aside
 from otel_cost.edge.kept_backtests import FOLDER as BACKTESTS
 from otel_cost.edge.kept_hooks import KIND as HOOK_KIND
@@ -713,10 +714,8 @@ class Service:
 
     def _keep_standing(self) -> None:
         """At the end of the process: the runs are closed now, and what loops have led to would be forgotten."""
-        fresh = self._standing_file.with_suffix(".new")
         try:
-            fresh.write_bytes(self.engine.keep_standing())
-            fresh.replace(self._standing_file)
+            replace_file(self._standing_file, self.engine.keep_standing())
         except OSError as error:
             _log.error("what stands cannot be kept for the next start", problem=str(error))
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from otel_cost.core.rules import RuleFile
 from otel_cost.document import Document, parse_document, problems_of
+from otel_cost.edge.files import replace_file
 from otel_cost.errors import DocumentError, UsageError
 from otel_cost.quantities import Duration
 
@@ -126,9 +127,7 @@ def write_exception(folder: Path, made: Mapping[str, Any], alert: Mapping[str, A
     file = folder / f"{made['name']}.yaml"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(".new")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(file)
+        replace_file(file, text.encode())
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from error
     return file

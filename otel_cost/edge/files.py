@@ -18,6 +18,17 @@ BUNDLED: Final = "bundled:"
 _YAML: Final = {".yaml", ".yml"}
 
 
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all: who reads it meanwhile finds what was there before.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.replace(file)
+
+
 def bundled(name: str) -> Path:
     """A file or folder that ships with the product, for example `rules/prices`.
 

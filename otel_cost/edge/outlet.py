@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from otel_cost.core.routing import Router
+from otel_cost.edge.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,6 +41,7 @@ class Outlet:
         """`pipelines`: the destinations of each signal; `facts`: what routes may ask of a trace."""
         self._destinations = destinations
         self._takers = {signal: [destinations[name] for name in names] for signal, names in pipelines.items()}
+        self._of_all = [one for one in destinations.values() if all(one in takers for takers in self._takers.values())]
         self._facts = facts
         self._trace_timeout_ns = trace_timeout_ns
         self._router: Router | None = None
@@ -95,25 +97,22 @@ class Outlet:
         """To each destination (`names`: to some) what its pipelines send there, whatever routes say."""
         if not outgoing:
             return
-        takers = list(self._takers.values())
-        alike = all(one == takers[0] for one in takers)
         for name in self._destinations if names is None else names:
             destination = self._destinations[name]
-            taken = outgoing
-            if not alike or destination not in takers[0]:
-                taken = self._taken_by(destination, outgoing)
-            if taken:
+            if taken := self._taken_by(destination, outgoing):
                 destination.offer(taken)
 
     def _share_out(self, router: Router, shares: Shares, others: Sequence[Outgoing] = ()) -> None:
         """To each destination that routes name what they send there, and what they have no say in."""
         for name in router.routed:
             destination = self._destinations[name]
-            if declined := self._taken_by(destination, shares.declined.get(name, ())):
+            if declined := self._taken_by(destination, shares.declined.get(name, [])):
                 destination.decline(declined)
             self.offer([*others, *shares.offered.get(name, ())], [name])
 
-    def _taken_by(self, destination: Destination, records: Iterable[Outgoing]) -> list[Outgoing]:
+    def _taken_by(self, destination: Destination, records: list[Outgoing]) -> list[Outgoing]:
+        if destination in self._of_all:
+            return records
         return [record for record in records if destination in self._takers[record.signal]]
 
     # ---- how far each is
@@ -133,10 +132,8 @@ class Outlet:
         with self._lock:
             cursors = self.cursors()
             if cursors != self._saved:
-                fresh = self._cursors_file.with_suffix(".new")
                 try:
-                    fresh.write_text(json.dumps(cursors))
-                    fresh.replace(self._cursors_file)
+                    replace_file(self._cursors_file, json.dumps(cursors).encode())
                 except OSError as error:
                     _log.warning("the cursors of the exporters cannot be written", problem=str(error))
                 else:

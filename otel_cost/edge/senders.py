@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from otel_cost.core.senders import Senders
+from otel_cost.edge.files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +28,6 @@ class KeptSenders(Senders):
     def keep(self) -> None:
         """Write them down; a failure is logged, and costs no more than a silence that is told late."""
         try:
-            fresh = self._path.with_suffix(".new")
-            fresh.write_bytes(self.frozen())
-            fresh.replace(self._path)
+            replace_file(self._path, self.frozen())
         except OSError as error:
             _log.warning("the senders cannot be written down", problem=str(error))
